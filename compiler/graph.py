@@ -216,7 +216,12 @@ class Edit:
         return f"{path}_{number}"
 
     def add(
-        self, path: str, op: Operator, *inputs: Ref | None, phase: Phase = "both", origin: tuple[Span, ...] = (),
+        self,
+        path: str,
+        op: Operator,
+        *inputs: Ref | None,
+        phase: Phase = "both",
+        origin: tuple[Span, ...] = (),
     ) -> Node:
         """Add a node; its types are inferred at once.
 
@@ -269,7 +274,9 @@ class Edit:
         """Change a node's operator or inputs in place; types are inferred again at `done`."""
         old = self._nodes[path]
         new = replace(
-            old, op=op or old.op, inputs=old.inputs if inputs is None else tuple(inputs),
+            old,
+            op=op or old.op,
+            inputs=old.inputs if inputs is None else tuple(inputs),
             maker=self._maker or old.maker,
         )
         if new != old:
@@ -316,9 +323,7 @@ class Edit:
         for path, node in self._removed.items():
             by = self._moved.get(node.value)
             removed[path] = Removal(node, self._maker, None if by is None else self._resolve(by))
-        return Graph(
-            self._graph.name, ordered, self._outputs, self._parameters, self._scopes, self._taps, removed
-        )
+        return Graph(self._graph.name, ordered, self._outputs, self._parameters, self._scopes, self._taps, removed)
 
     def _follow(self) -> None:
         for path, node in self._nodes.items():
@@ -382,9 +387,7 @@ def _retype(nodes: dict[str, Node], parameters: Mapping[str, Parameter], dirty: 
     return result
 
 
-def _type(
-    ref: Ref | None, nodes: Mapping[str, Node], parameters: Mapping[str, Parameter]
-) -> TensorType | None:
+def _type(ref: Ref | None, nodes: Mapping[str, Node], parameters: Mapping[str, Parameter]) -> TensorType | None:
     if ref is None:
         return None
     return parameters[ref.parameter].type if isinstance(ref, ParameterRef) else nodes[ref.node].types[ref.index]
@@ -415,7 +418,9 @@ def verify(graph: Graph) -> None:
         problems.extend(_check_node(graph, path, node, seen))
         seen.add(path)
     for kind, table in (("output", graph.outputs), ("tap", graph.taps)):
-        problems.extend(f"the {kind} {n} is {r}, which does not exist" for n, r in table.items() if not _exists(graph, r))
+        problems.extend(
+            f"the {kind} {n} is {r}, which does not exist" for n, r in table.items() if not _exists(graph, r)
+        )
     problems.extend(f"the parameter {k} is stored as {p.path}" for k, p in graph.parameters.items() if k != p.path)
     if not graph.outputs:
         problems.append("the graph has no outputs")

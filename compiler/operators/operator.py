@@ -29,7 +29,12 @@ class ShapeError(Exception):
     """Raised by a shape rule. `operands` are indices of the inputs that disagree (all if empty)."""
 
     def __init__(
-        self, message: str, *, operands: Sequence[int] = (), code: str = "shape-mismatch", fix: str | None = None,
+        self,
+        message: str,
+        *,
+        operands: Sequence[int] = (),
+        code: str = "shape-mismatch",
+        fix: str | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
@@ -256,8 +261,6 @@ def validate(cls: type[Any], values: Mapping[str, Any]) -> Any:
         pydantic.ValidationError: each error's `loc[0]` is the attribute's name.
     """
     return _adapter(cls).validate_python(dict(values))
-
-
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Optimisations and preparations: functions from a graph to a graph, one verb a file."""

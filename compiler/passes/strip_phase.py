@@ -1,0 +1,39 @@
+"""Keep one phase of a model: training or inference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from ..graph import Graph, SelectPhase, Value
+from .eliminate_dead import eliminate_dead
+
+
+def strip_phase(graph: Graph, keep: Literal["train", "infer"]) -> Graph:
+    """The graph of one phase. Nodes and outputs of the other phase go; `select_phase` becomes the kept side.
+
+    In inference, operators of effect `random` (dropout, drop path) are the identity and are removed. Parameters
+    that only the other phase reads go with it. Refuses nothing.
+    """
+    other = "infer" if keep == "train" else "train"
+    edit = graph.edit("strip_phase")
+    for path, node in graph.nodes.items():
+        if isinstance(node.op, SelectPhase):
+            kept = node.inputs[0 if keep == "train" else 1]
+            assert kept is not None
+            edit.redirect(node.value, kept)
+            edit.remove(path)
+        elif keep == "infer" and node.op.effect == "random":
+            source = node.inputs[0]
+            assert source is not None
+            edit.redirect(node.value, source)
+            edit.remove(path)
+    stripped = edit.done()
+    gone = {p for p, n in stripped.nodes.items() if n.phase == other}
+    if gone:
+        stripped = replace(
+            stripped,
+            outputs={k: r for k, r in stripped.outputs.items() if not (isinstance(r, Value) and r.node in gone)},
+            taps={k: r for k, r in stripped.taps.items() if not (isinstance(r, Value) and r.node in gone)},
+        )
+    return eliminate_dead(stripped)
