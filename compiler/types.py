@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from math import gcd, prod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy
 
 
 class DType(StrEnum):
@@ -34,6 +38,17 @@ class DType(StrEnum):
         return _BYTES[self]
 
     @property
+    def as_numpy(self) -> numpy.dtype[Any]:
+        """The matching numpy dtype; `ml_dtypes.bfloat16` for bf16, which numpy lacks."""
+        import numpy
+
+        if self is DType.BF16:
+            import ml_dtypes
+
+            return numpy.dtype(ml_dtypes.bfloat16)
+        return numpy.dtype(_NUMPY[self])
+
+    @property
     def is_float(self) -> bool:
         return self in _FLOATS
 
@@ -43,6 +58,17 @@ class DType(StrEnum):
 
 
 _BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1, "bool": 1}
+_NUMPY = {
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    "i64": "int64",
+    "i32": "int32",
+    "i16": "int16",
+    "i8": "int8",
+    "u8": "uint8",
+    "bool": "bool",
+}
 _FLOATS = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
 _ORDER = ["bool", "u8", "i8", "i16", "i32", "i64", "f16", "bf16", "f32", "f64"]
 
