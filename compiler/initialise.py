@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
     Array = ndarray[Any, Any]
-    Draw = Callable[[Generator, tuple[int, ...], Any, tuple[float, ...]], Array]
+    Draw = Callable[[Any, tuple[int, ...], Any, tuple[float, ...]], Array]
+    """Generator (`Any`: its overloads want a literal dtype), shape, dtype, arguments."""
 
 LARGEST = 64 * 2**30
 """Bytes above which a parameter is refused rather than drawn: a slip in a spec should not fill the machine."""
@@ -80,21 +81,21 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return max(1, shape[1] * kernel), max(1, shape[0] * kernel)
 
 
-def _full(_: Generator, shape: tuple[int, ...], dtype: Any, arguments: tuple[float, ...]) -> Array:
+def _full(_: Any, shape: tuple[int, ...], dtype: Any, arguments: tuple[float, ...]) -> Array:
     import numpy
 
     return numpy.full(shape, arguments[0], dtype)
 
 
-def _zeros(generator: Generator, shape: tuple[int, ...], dtype: Any, _: tuple[float, ...]) -> Array:
+def _zeros(generator: Any, shape: tuple[int, ...], dtype: Any, _: tuple[float, ...]) -> Array:
     return _full(generator, shape, dtype, (0.0,))
 
 
-def _ones(generator: Generator, shape: tuple[int, ...], dtype: Any, _: tuple[float, ...]) -> Array:
+def _ones(generator: Any, shape: tuple[int, ...], dtype: Any, _: tuple[float, ...]) -> Array:
     return _full(generator, shape, dtype, (1.0,))
 
 
-def _identity(_: Generator, shape: tuple[int, ...], dtype: Any, __: tuple[float, ...]) -> Array:
+def _identity(_: Any, shape: tuple[int, ...], dtype: Any, __: tuple[float, ...]) -> Array:
     """The identity matrix; with a kernel, its centre (Dirac), so that a padded convolution of stride 1 copies."""
     import numpy
 
@@ -104,7 +105,7 @@ def _identity(_: Generator, shape: tuple[int, ...], dtype: Any, __: tuple[float,
     return values
 
 
-def _uniform(generator: Generator, shape: tuple[int, ...], dtype: Any, arguments: tuple[float, ...]) -> Array:
+def _uniform(generator: Any, shape: tuple[int, ...], dtype: Any, arguments: tuple[float, ...]) -> Array:
     low, high = arguments
     values: Array = generator.random(shape, dtype)
     values *= high - low
@@ -112,7 +113,7 @@ def _uniform(generator: Generator, shape: tuple[int, ...], dtype: Any, arguments
     return values
 
 
-def _normal(generator: Generator, shape: tuple[int, ...], dtype: Any, arguments: tuple[float, ...]) -> Array:
+def _normal(generator: Any, shape: tuple[int, ...], dtype: Any, arguments: tuple[float, ...]) -> Array:
     mean, std = arguments
     values: Array = generator.standard_normal(shape, dtype)
     values *= std
@@ -120,7 +121,7 @@ def _normal(generator: Generator, shape: tuple[int, ...], dtype: Any, arguments:
     return values
 
 
-def _trunc_normal(generator: Generator, shape: tuple[int, ...], dtype: Any, arguments: tuple[float, ...]) -> Array:
+def _trunc_normal(generator: Any, shape: tuple[int, ...], dtype: Any, arguments: tuple[float, ...]) -> Array:
     """Normal, cut at two standard deviations from the mean: what lies outside is drawn again.
 
     As `torch.nn.init.trunc_normal_` with `a = mean − 2·std` and `b = mean + 2·std`; torch's own defaults are ±2
@@ -143,7 +144,7 @@ def _trunc_normal(generator: Generator, shape: tuple[int, ...], dtype: Any, argu
 def _scaled(distribution: Draw, spread: Callable[[int, int], float]) -> Draw:
     """`distribution` about 0, with a bound or standard deviation that depends on (fan-in, fan-out)."""
 
-    def draw(generator: Generator, shape: tuple[int, ...], dtype: Any, _: tuple[float, ...]) -> Array:
+    def draw(generator: Any, shape: tuple[int, ...], dtype: Any, _: tuple[float, ...]) -> Array:
         width = spread(*_fans(shape))
         return distribution(generator, shape, dtype, (-width, width) if distribution is _uniform else (0.0, width))
 
