@@ -13,9 +13,9 @@ if __name__ != "netc":
     raise ImportError(f"netc was found as {__name__}; import it as netc, or its modules would exist twice")
 
 if TYPE_CHECKING:
-    from .compiler.diagnostic import Diagnostic as Diagnostic
-    from .compiler.diagnostic import NetcError as NetcError
-    from .compiler.graph import Graph as Graph
+    from netc.compiler.diagnostic import Diagnostic as Diagnostic
+    from netc.compiler.diagnostic import NetcError as NetcError
+    from netc.compiler.graph import Graph as Graph
 
 __version__ = "0.1.0"
 

@@ -1,0 +1,31 @@
+"""Settings for every test. They are made before torch or TVM is loaded, since both read them once."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# One thread a process: pytest-xdist takes the cores, and sums in one order give the same bits in every run.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TVM_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nothing is fetched while testing: a model that is not in the tree or in an installed package is not used.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Time is never asserted: the machine may be busy. The same examples in every CI run, new ones at a developer's desk.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """Seed the global generators, for code under test that draws from them."""
+    import random
+
+    import numpy
+
+    random.seed(0)
+    numpy.random.seed(0)  # noqa: NPY002 - the legacy generator is global, and that is the point
