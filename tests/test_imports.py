@@ -27,16 +27,20 @@ BUILDS_ON = {
     "budget": "",
     "target": "",
     "builtin": "types",
+    "rename": "diagnostic",
+    "files": "diagnostic",
     "operators": "types",
     "graph": "operators source",
     "axes": "graph",
     "cost": "graph",
     "text": "graph",
-    "weights": "graph diagnostic",
+    "weights": "initialise rename files",
     "initialise": "graph diagnostic",
     "value": "graph tree",
+    "scope": "graph tree diagnostic",
+    "names": "scope value builtin",
     "passes": "axes cost",
-    "elaborate": "syntax value builtin budget target",
+    "elaborate": "syntax names budget target",
     "pipeline": "passes text elaborate weights initialise",
     "__main__": "pipeline specs",
     "backends": "graph diagnostic weights",
@@ -137,10 +141,13 @@ def test_the_reader_sees_imports() -> None:
     assert any(i.lazy and i.target == "networkx" for i in IMPORTS)
 
 
+def test_every_room_has_a_place() -> None:
+    assert {room_of(m) for m in MODULES} - BUILDS_ON.keys() - {"compiler"} == set()
+
+
 def test_every_import_goes_down() -> None:
-    unplaced = {room_of(m) for m in MODULES} - BUILDS_ON.keys() - {"compiler"}
-    assert not unplaced, f"give these rooms a place in BUILDS_ON: {sorted(unplaced)}"
-    upward = [str(i) for i in INTERNAL if room_of(i.target) not in may_use(room_of(i.module))]
+    placed = [i for i in INTERNAL if room_of(i.module) in BUILDS_ON]
+    upward = [str(i) for i in placed if room_of(i.target) not in may_use(room_of(i.module))]
     assert not upward, "\n".join(upward)
 
 
@@ -187,11 +194,11 @@ def test_no_backend_is_named_after_what_it_wraps() -> None:
 
 
 def test_every_package_is_packaged() -> None:
+    folders = {path.parent for path in MODULES.values()}
+    assert {p for p in folders if not (p / "__init__.py").is_file()} == set()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = {m if m.startswith("netc") else f"netc.{m}" for m, path in MODULES.items() if path.name == "__init__.py"}
     assert packages == set(settings["tool"]["setuptools"]["packages"])
-    folders = {path.parent for path in MODULES.values()}
-    assert {p for p in folders if not (p / "__init__.py").is_file()} == set()
 
 
 def test_importing_netc_loads_nothing_heavy() -> None:
