@@ -258,6 +258,12 @@ class Edit:
     def find_parameter(self, path: str) -> Parameter | None:
         return self._parameters.get(path)
 
+    def parameters(self) -> list[Parameter]:
+        return list(self._parameters.values())
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._nodes
+
     def scope(self, scope: Scope) -> None:
         self._scopes[scope.path] = scope
         self._changed = True

@@ -1,0 +1,47 @@
+"""A model that a file declares: its graph with its weights, and the ways out of the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .backend import backend
+from .cost import Report, cost
+from .graph import Graph
+from .target import LLVM, Target
+from .text import print_graph
+from .weights import LoadReport
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model. Parameters without loaded weights are initialised from `seed`, the same numbers in every backend."""
+
+    name: str
+    graph: Graph
+    reports: tuple[LoadReport, ...] = ()
+    spec_hash: str = ""
+
+    def __str__(self) -> str:
+        return print_graph(self.graph)
+
+    def cost(self, bind: Mapping[str, int] | None = None) -> Report:
+        """Parameters, multiply-accumulates, memory and critical path; see `netc.compiler.cost`."""
+        return cost(self.graph, bind)
+
+    def torch(self, seed: int = 0) -> torch.nn.Module:
+        """The model as an `nn.Module`, with parameters named by path and this model's weights."""
+        return backend("pytorch").module(self.graph, seed=seed)
+
+    def compile(self, folder: str | Path, target: Target | None = None, **options: Any) -> Any:
+        """Compile with TVM into an artifact folder; see `netc.backends.relax.compile`."""
+        return backend("tvm").compile(self.graph, target or LLVM(), Path(folder), spec_hash=self.spec_hash, **options)
+
+    def export(self, path: str | Path, to: str, seed: int = 0) -> list[Path]:
+        """Write source and weights (`to="pytorch"`, a folder) or an ONNX file (`to="onnx"`)."""
+        return list(backend(to).export(self.graph, Path(path), seed=seed))

@@ -1,0 +1,529 @@
+"""A `.net` file and what it imports: its modules, models, targets, rename maps and expectations, computed on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from . import tree as t
+from .budget import Budget
+from .diagnostic import Diagnostic, Diagnostics, Label, NetcError, nearest
+from .elaborate import Elaborator, Fault
+from .model import Model
+from .names import check_names, least_instances
+from .rename import Drop, Part, Permute, RenameMap, Reshape, Rule
+from .scope import FileScope
+from .source import Source, Span
+from .syntax import parse
+from .target import LLVM, TARGETS, Target
+from .text import read_graph
+from .value import ExternValue, FunctionValue, Given, ModuleValue, describe
+from .weights import load, open_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a spec says about one of its models: numbers by key, each with its place."""
+
+    model: str
+    bind: Mapping[str, int]
+    entries: Mapping[str, Given]
+    span: Span
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A declaration whose value is computed when it is first asked for."""
+
+    declaration: t.Model | t.TopLet | t.GraphText
+    home: FileScope
+    state: str = "new"
+    value: Any = None
+
+
+@dataclass(eq=False)
+class Program:
+    """A loaded file. Reading it has checked syntax, imports and names; models are elaborated when asked for."""
+
+    scope: FileScope
+    diagnostics: Diagnostics
+    budget: Budget
+    root: Path
+    _files: dict[Path, FileScope] = field(default_factory=dict[Path, FileScope])
+
+    @property
+    def source(self) -> Source:
+        return self.scope.source
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the models this file declares, in order."""
+        kinds = (t.Model, t.GraphText)
+        return [d.name.text for d in self.scope.tree.declarations if isinstance(d, kinds)]
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """The targets this file declares.
+
+        Raises:
+            NetcError: where one is not a valid target.
+        """
+        found = [d for d in self.scope.tree.declarations if isinstance(d, t.Target)]
+        return {d.name.text: self._target(d) for d in found}
+
+    @property
+    def spec_hash(self) -> str:
+        """SHA-256 over the texts of this file and its imports: what was compiled, for manifests."""
+        digest = hashlib.sha256()
+        for scope in (self.scope, *(s for s in self._files.values() if s is not self.scope)):
+            digest.update(scope.source.text.encode() + b"\0")
+        return digest.hexdigest()
+
+    def model(self, name: str | None = None) -> Model:
+        """A model by name; without a name the file's only one.
+
+        Raises:
+            NetcError: with everything that is wrong with it.
+        """
+        if name is None:
+            name = self._only()
+        if name not in self.models and not isinstance(self.scope.names.get(name), _Pending):
+            close = nearest(name, self.models)
+            notes = (f"it declares: {', '.join(self.models) or 'no models'}",)
+            raise NetcError([Diagnostic("unknown-model", f"{self.source.name} has no model {name}", (), notes, close)])
+        before = len(self.diagnostics)
+        try:
+            value = self._resolve(self.scope, name, Span(self.source, 0, 0))
+        except Fault as fault:
+            if fault.diagnostic is not None:
+                self.diagnostics.add(fault.diagnostic)
+            raise NetcError([d for d in self.diagnostics if d.severity == "error"]) from None
+        new = list(self.diagnostics)[before:]
+        if any(d.severity == "error" for d in new) or not isinstance(value, Model):
+            problems = new or [Diagnostic("unknown-model", f"{name} is {describe(value)}, not a model")]
+            raise NetcError(problems)
+        return value
+
+    def _only(self) -> str:
+        if len(self.models) == 1:
+            return self.models[0]
+        notes = (f"it declares: {', '.join(self.models) or 'no models'}",)
+        fix = f"{self.source.name}:{self.models[0]}" if self.models else None
+        raise NetcError([Diagnostic("unknown-model", f"say which model of {self.source.name} is meant", (), notes, fix)])
+
+    def check(self) -> list[Diagnostic]:
+        """Elaborate every model and target and check every expectation's numbers elsewhere; returns all messages."""
+        for name in self.models:
+            try:
+                self.model(name)
+            except NetcError as error:
+                self.diagnostics.extend(error.diagnostics)
+        for declaration in self.scope.tree.declarations:
+            if isinstance(declaration, t.Target):
+                try:
+                    self._target(declaration)
+                except NetcError as error:
+                    self.diagnostics.extend(error.diagnostics)
+        return list(self.diagnostics)
+
+    def expectations(self) -> list[Expectation]:
+        """The file's `expect` blocks, evaluated."""
+        found: list[Expectation] = []
+        for declaration in self.scope.tree.declarations:
+            if isinstance(declaration, t.Expect):
+                found.append(self._expectation(declaration))
+        return found
+
+    def _expectation(self, declaration: t.Expect) -> Expectation:
+        if declaration.name.text not in self.models:
+            close = nearest(declaration.name.text, self.models)
+            message = f"there is no model {declaration.name.text} in this file"
+            raise NetcError([Diagnostic("unknown-model", message, (Label(declaration.name.span),), fix=close)])
+        bind = {a.name.text: self._constant(a.value) for a in declaration.arguments if a.name is not None}
+        entries = {name.text: Given(self._constant(value), value.span) for name, value in declaration.entries}
+        return Expectation(declaration.name.text, bind, entries, declaration.span)
+
+    def target(self, name: str | None = None) -> Target:
+        """A declared target by name; without a name the only one, or this machine where none is declared.
+
+        Raises:
+            NetcError: where there is no such target.
+        """
+        declared = self.targets
+        if name is None and not declared:
+            return LLVM()
+        if name is None and len(declared) == 1:
+            return next(iter(declared.values()))
+        if name is None or name not in declared:
+            message = f"{self.source.name} has no target {name}" if name else f"say which target of {self.source.name} is meant"
+            close = nearest(name or "", declared) or next(iter(declared), None)
+            raise NetcError([Diagnostic("unknown-target", message, (), (f"it declares: {', '.join(declared) or 'none'}",), close)])
+        return declared[name]
+
+    def _target(self, declaration: t.Target) -> Target:
+        value = declaration.value
+        function = value.function if isinstance(value, t.Call) else value
+        if not isinstance(function, t.Name) or function.text not in TARGETS:
+            written = function.span.text
+            _stop(
+                "unknown-target", f"there is no kind of target {written}", function.span,
+                notes=(f"kinds: {', '.join(TARGETS)}",), fix=nearest(written, TARGETS),
+            )
+        places: dict[str, Span] = {}
+        attributes: dict[str, Any] = {}
+        for argument in value.arguments if isinstance(value, t.Call) else ():
+            if argument.name is None:
+                _stop("target", f"{function.text} takes its arguments by name", argument.span, fix='cpu = "native"')
+            places[argument.name.text] = argument.span
+            attributes[argument.name.text] = self._constant(argument.value)
+        try:
+            return TypeAdapter(TARGETS[function.text]).validate_python(attributes)
+        except ValidationError as error:
+            raise NetcError([_target_problem(function, e, places, declaration) for e in error.errors()]) from None
+
+    def _constant(self, expression: t.Expr) -> Any:
+        """Evaluate a compile-time expression of this file."""
+        report = Diagnostics()
+        try:
+            return Elaborator(report, self.budget, self._resolve).constant(self.scope, expression)
+        except Fault as fault:
+            raise NetcError([*report, *([fault.diagnostic] if fault.diagnostic else [])]) from None
+
+    # ------------------------------------------------------------------------------------------------ declarations
+
+    def _resolve(self, scope: FileScope, name: str, span: Span) -> Any:
+        """The value of a file-level name."""
+        value = scope.names[name]
+        if not isinstance(value, _Pending):
+            return value
+        if value.state == "running":
+            raise Fault(Diagnostic("cycle", f"{name} is defined by itself", (Label(span),)))
+        if value.state == "failed":
+            raise Fault()
+        if value.state == "new":
+            value.state = "running"
+            try:
+                value.value = self._compute(value, name)
+                value.state = "done"
+            finally:
+                if value.state == "running":
+                    value.state = "failed"
+        return value.value
+
+    def _compute(self, pending: _Pending, name: str) -> Any:
+        declaration = pending.declaration
+        if isinstance(declaration, t.GraphText):
+            return Model(name, read_graph(declaration), spec_hash=self.spec_hash)
+        return self._value(pending.home, declaration.value, name)
+
+    def _value(self, scope: FileScope, e: t.Expr, name: str) -> Any:
+        """A top-level value: a model, however it is made, or a compile-time value."""
+        if isinstance(e, t.Applied):
+            return self._model(scope, e, name)
+        if isinstance(e, t.Pipe):
+            source = self._value(scope, e.value, name)
+            if isinstance(source, Model):
+                return self._transformed(scope, source, e.stage, name)
+            raise Fault(
+                Diagnostic("pipe", f"at file level `|>` sends a model through transforms, not {describe(source)}", (Label(e.value.span),))
+            )
+        report = Diagnostics()
+        elaborator = Elaborator(report, self.budget, self._resolve)
+        try:
+            return elaborator.constant(scope, e)
+        finally:
+            self.diagnostics.extend(report)
+
+    def _model(self, scope: FileScope, e: t.Applied, name: str) -> Model:
+        function = e.function.function if isinstance(e.function, t.Call) else e.function
+        if isinstance(function, t.Name):
+            least = least_instances(scope, function.text)
+            if least > self.budget.instances:
+                many = str(least) if least < 10**9 else f"10**{len(str(least)) - 1} or more"
+                raise Fault(
+                    Diagnostic(
+                        "budget", f"{name} would have at least {many} module instances: the limit is {self.budget.instances}",
+                        (Label(e.span),), fix="make the model smaller, or raise the limit: --budget instances=…",
+                    )
+                )
+        report = Diagnostics()
+        graph = Elaborator(report, self.budget, self._resolve).model(name, scope, e)
+        self.diagnostics.extend(report)
+        if graph is None:
+            raise Fault()
+        return Model(name, graph, spec_hash=self.spec_hash)
+
+    def _transformed(self, scope: FileScope, model: Model, stage: t.Expr, name: str) -> Model:
+        function = stage.function if isinstance(stage, t.Call) else stage
+        if not isinstance(function, t.Name) or function.text not in _TRANSFORMS:
+            raise Fault(
+                Diagnostic(
+                    "unknown-transform", f"there is no transform {function.span.text}", (Label(function.span),),
+                    (f"transforms: {', '.join(_TRANSFORMS)}",), nearest(function.span.text, _TRANSFORMS),
+                )
+            )
+        arguments = stage.arguments if isinstance(stage, t.Call) else ()
+        return _TRANSFORMS[function.text](self, scope, model, arguments, stage.span, name)
+
+    def _load(
+        self, scope: FileScope, model: Model, arguments: tuple[t.Argument, ...], span: Span, name: str
+    ) -> Model:
+        """`load("weights.safetensors", rename = hf)`."""
+        path: str | None = None
+        rename: RenameMap | None = None
+        for argument in arguments:
+            if argument.name is None and path is None:
+                path = self._weights_path(scope, argument)
+            elif argument.name is not None and argument.name.text == "rename":
+                rename = self._rename(scope, argument)
+            else:
+                raise Fault(Diagnostic("unknown-argument", "load takes a path and rename = …", (Label(argument.span),)))
+        if path is None:
+            raise Fault(Diagnostic("missing-argument", "load needs the path of a checkpoint", (Label(span),), fix='load("weights.safetensors")'))
+        location = self._inside(scope, path, arguments[0].span)
+        try:
+            graph, report = load(model.graph, open_checkpoint(location), rename=rename, span=span)
+        except NetcError as error:
+            self.diagnostics.extend(error.diagnostics)
+            raise Fault() from None
+        return Model(name, graph, (*model.reports, report), self.spec_hash)
+
+    def _weights_path(self, scope: FileScope, argument: t.Argument) -> str:
+        value = Elaborator(Diagnostics(), self.budget, self._resolve).constant(scope, argument.value)
+        if not isinstance(value, str):
+            raise Fault(Diagnostic("argument-type", f"a path is a string, not {describe(value)}", (Label(argument.span),)))
+        return value
+
+    def _rename(self, scope: FileScope, argument: t.Argument) -> RenameMap:
+        if isinstance(argument.value, t.Name):
+            value = scope.names.get(argument.value.text)
+            if isinstance(value, RenameMap):
+                return value
+        known = [n for n, v in scope.names.items() if isinstance(v, RenameMap)]
+        raise Fault(
+            Diagnostic(
+                "unknown-rename", f"there is no rename map {argument.value.span.text}", (Label(argument.value.span),),
+                (f"rename maps here: {', '.join(known) or 'none'}",), nearest(argument.value.span.text, known),
+            )
+        )
+
+    def _inside(self, scope: FileScope, text: str, span: Span) -> Path:
+        """The file a spec names: below its own folder, or inside an installed package (`package:NAME/path`)."""
+        if text.startswith("package:"):
+            return _in_package(text, span)
+        base = scope.source.path.parent if scope.source.path else Path.cwd()
+        path = (base / text).resolve()
+        if not path.is_relative_to(self.root):
+            raise Fault(
+                Diagnostic(
+                    "outside-folder", f"{text} lies outside the folder of this spec", (Label(span),),
+                    (f"the folder is {self.root}",), "move the file there, or allow its folder: --allow FOLDER",
+                )
+            )
+        if not path.exists():
+            close = nearest(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.exists() else None
+            raise Fault(Diagnostic("file-not-found", f"there is no file {text}", (Label(span),), fix=close))
+        return path
+
+
+def _stop(code: str, message: str, span: Span, *, notes: tuple[str, ...] = (), fix: str | None = None) -> NoReturn:
+    raise NetcError([Diagnostic(code, message, (Label(span),), notes, fix)])
+
+
+def _target_problem(function: t.Name, error: Any, places: Mapping[str, Span], declaration: t.Target) -> Diagnostic:
+    name = str(error["loc"][0]) if error["loc"] else ""
+    accepted = list(TARGETS[function.text].__dataclass_fields__)
+    span = places.get(name, declaration.value.span)
+    if "unexpected" in error["type"]:
+        message = f"{function.text} has no argument {name}"
+    else:
+        message = f"{function.text} cannot take {error['input']!r} as {name}: {error['msg']}"
+    return Diagnostic("target", message, (Label(span),), (f"its arguments: {', '.join(accepted)}",), nearest(name, accepted))
+
+
+def _in_package(text: str, span: Span) -> Path:
+    name, _, rest = text.removeprefix("package:").partition("/")
+    spec = find_spec(name) if re.fullmatch(r"\w+", name) else None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    for folder in folders:
+        path = (Path(folder) / rest).resolve()
+        if path.is_relative_to(Path(folder).resolve()) and path.is_file():
+            return path
+    missing = f"the package {name} is not installed" if not folders else f"the package {name} has no file {rest}"
+    fix = f"pip install --no-deps {name.replace('_', '-')}" if not folders else None
+    raise Fault(Diagnostic("file-not-found", missing, (Label(span),), fix=fix))
+
+
+_Transform = Callable[[Program, FileScope, Model, tuple[t.Argument, ...], Span, str], Model]
+
+_TRANSFORMS: dict[str, _Transform] = {"load": Program._load}  # pyright: ignore[reportPrivateUsage]
+
+
+# ---------------------------------------------------------------------------------------------------- reading files
+
+
+def read(path: str | Path, *, budget: Budget | None = None, root: Path | None = None) -> Program:
+    """Read a file and everything it imports, and check syntax, imports and names.
+
+    Imports and weights must lie in the file's own folder, or below `root`.
+
+    Raises:
+        NetcError: with all problems of the first phase that has any.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise NetcError([Diagnostic("file-not-found", f"{path} cannot be read: {reason}")]) from None
+    return read_source(Source(str(path), text, path.resolve()), budget=budget, root=root)
+
+
+def read_source(source: Source, *, budget: Budget | None = None, root: Path | None = None) -> Program:
+    """`read` for a text that is at hand."""
+    base = root or (source.path.parent if source.path else Path.cwd())
+    reader = _Reader(base.resolve())
+    scope = reader.file(source)
+    reader.diagnostics.stop_on_errors()
+    for one in reader.files.values():
+        check_names(one, reader.diagnostics)
+    if not reader.files:
+        check_names(scope, reader.diagnostics)
+    reader.diagnostics.stop_on_errors()
+    return Program(scope, reader.diagnostics, budget or Budget(), reader.root, reader.files)
+
+
+class _Reader:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.diagnostics = Diagnostics()
+        self.files: dict[Path, FileScope] = {}
+        self._open: list[Path] = []
+
+    def file(self, source: Source) -> FileScope:
+        scope = FileScope(source, parse(source))
+        if source.path is not None:
+            self.files[source.path] = scope
+            self._open.append(source.path)
+        for declaration in scope.tree.declarations:
+            self._declare(scope, declaration)
+        if source.path is not None:
+            self._open.pop()
+        return scope
+
+    def _declare(self, scope: FileScope, d: t.Declaration) -> None:
+        if isinstance(d, t.Import):
+            self._import(scope, d)
+        elif isinstance(d, t.Module):
+            self._name(scope, d.name, ModuleValue(d, scope))
+        elif isinstance(d, t.Func):
+            self._name(scope, d.name, FunctionValue(d, scope))
+        elif isinstance(d, t.Extern):
+            self._name(scope, d.name, ExternValue(d, scope))
+        elif isinstance(d, (t.Model, t.TopLet, t.GraphText)):
+            self._name(scope, d.name, _Pending(d, scope))
+        elif isinstance(d, t.Rename):
+            try:
+                self._name(scope, d.name, _rename_map(d))
+            except NetcError as error:
+                self.diagnostics.extend(error.diagnostics)
+
+    def _name(self, scope: FileScope, name: t.Identifier, value: Any) -> None:
+        if name.text in scope.names:
+            self.diagnostics.add(
+                Diagnostic(
+                    "duplicate-name", f"{name.text} is declared twice",
+                    (Label(name.span), Label(scope.declared[name.text], "first declared here")), fix="give one of them another name",
+                )
+            )
+            return
+        scope.names[name.text] = value
+        scope.declared[name.text] = name.span
+
+    def _import(self, scope: FileScope, d: t.Import) -> None:
+        there = self._imported(scope, d)
+        for theirs, ours in d.names:
+            if there is None:
+                self._name(scope, ours, None)
+                continue
+            if theirs.text not in there.names:
+                close = nearest(theirs.text, there.names)
+                self.diagnostics.add(
+                    Diagnostic("unknown-import", f"{d.path.raw} does not declare {theirs.text}", (Label(theirs.span),), fix=close)
+                )
+            else:
+                self._name(scope, ours, there.names[theirs.text])
+
+    def _imported(self, scope: FileScope, d: t.Import) -> FileScope | None:
+        base = scope.source.path.parent if scope.source.path else self.root
+        path = (base / d.path.raw).resolve()
+        problem: Diagnostic | None = None
+        if not path.is_relative_to(self.root):
+            problem = Diagnostic(
+                "outside-folder", f"{d.path.raw} lies outside the folder of this spec", (Label(d.path.span),),
+                (f"the folder is {self.root}",), "allow its folder: --allow FOLDER",
+            )
+        elif path in self._open:
+            chain = " → ".join(p.name for p in [*self._open[self._open.index(path) :], path])
+            problem = Diagnostic(
+                "import-cycle", f"the imports run in a circle: {chain}", (Label(d.path.span),),
+                fix="move what both files need into a third one",
+            )
+        elif path in self.files:
+            return self.files[path]
+        elif not path.is_file():
+            close = nearest(path.name, [p.name for p in path.parent.glob("*.net")]) if path.parent.is_dir() else None
+            problem = Diagnostic("file-not-found", f"there is no file {d.path.raw}", (Label(d.path.span),), fix=close)
+        if problem is not None:
+            self.diagnostics.add(problem)
+            return None
+        try:
+            return self.file(Source(str(Path(scope.source.name).parent / d.path.raw), path.read_text("utf-8"), path))
+        except UnicodeDecodeError:
+            self.diagnostics.add(Diagnostic("file-not-found", f"{d.path.raw} is not UTF-8 text", (Label(d.path.span),)))
+        except NetcError as error:
+            self.diagnostics.extend(error.diagnostics)
+        return None
+
+
+_STEPS: dict[str, Callable[[tuple[int, ...]], Permute | Reshape]] = {"permute": Permute, "reshape": Reshape}
+
+
+def _rename_map(d: t.Rename) -> RenameMap:
+    rules: list[Rule] = []
+    drops: list[Drop] = []
+    for rule in d.rules:
+        if isinstance(rule, t.RenameDrop):
+            drops.append(Drop(rule.pattern.raw, rule.span))
+            continue
+        steps = tuple(_step(s) for s in rule.steps)
+        source, target = (None if p.part is None else Part(*p.part) for p in (rule.source, rule.target))
+        rules.append(Rule(rule.source.pattern.raw, rule.target.pattern.raw, source, steps, target, rule.span))
+    return RenameMap(d.name.text, tuple(rules), tuple(drops))
+
+
+def _step(call: t.Call) -> Permute | Reshape:
+    name = cast(t.Name, call.function).text
+    items = call.arguments[0].value if len(call.arguments) == 1 else None
+    if name not in _STEPS:
+        _stop("rename", f"a rename cannot {name}", call.span, notes=(f"steps: {', '.join(_STEPS)}",), fix=nearest(name, _STEPS))
+    if not isinstance(items, t.ListOf) or not all(isinstance(_signed(i), int) for i in items.items):
+        _stop("rename", f"{name} takes one list of integers", call.span, fix=f"{name}([1, 0])")
+    return _STEPS[name](tuple(cast(int, _signed(i)) for i in items.items))
+
+
+def _signed(e: t.Expr) -> int | float | None:
+    if isinstance(e, t.Number):
+        return e.value
+    if isinstance(e, t.Unary) and e.op == "-" and isinstance(e.operand, t.Number):
+        return -e.operand.value
+    return None
+
+

@@ -1,0 +1,493 @@
+"""Text → tree. The grammar is `grammar/net.lark`; this builds the tree and turns parse failures into diagnostics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from typing import Any, cast
+
+from lark import Lark, Token, Transformer_NonRecursive, v_args
+from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
+
+from . import tree as t
+from .diagnostic import Diagnostic, Label, NetcError
+from .source import Source, Span
+
+
+class _Lines:
+    """Drops line ends inside brackets, where they mean nothing."""
+
+    always_accept = ("_NEWLINE",)
+
+    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        depth: list[str] = []
+        for token in stream:
+            if token.type in ("LPAR", "LSQB", "LBRACE"):
+                depth.append(token.type)
+            elif token.type in ("RPAR", "RSQB", "RBRACE") and depth:
+                depth.pop()
+            elif token.type == "_NEWLINE" and depth and depth[-1] != "LBRACE":
+                continue
+            yield token
+
+
+@cache
+def _parser() -> Lark:
+    text = resources.files(__package__.rpartition(".")[0] + ".grammar").joinpath("net.lark").read_text("utf-8")
+    return Lark(
+        text,
+        parser="lalr",
+        lexer="contextual",
+        start=["file", "expr"],
+        postlex=cast(Any, _Lines()),
+        propagate_positions=True,
+        maybe_placeholders=True,
+    )
+
+
+def parse(source: Source) -> t.File:
+    """The tree of a whole file.
+
+    Raises:
+        NetcError: with the first problem of every declaration that has one.
+    """
+    try:
+        return cast(t.File, _build(source, "file", source.text, 0))
+    except UnexpectedInput as error:
+        raise NetcError(_all_problems(source, error)) from None
+    except _Refused as error:
+        raise NetcError([error.diagnostic]) from None
+
+
+def _build(source: Source, start: str, text: str, base: int) -> t.Tree:
+    return _Builder(source, base).transform(_parser().parse(text, start=start))
+
+
+class _Refused(Exception):
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        super().__init__(diagnostic.message)
+        self.diagnostic = diagnostic
+
+
+_HEAD = re.compile(r"^(?:import|module|model|let|func|extern|rename|target|expect|graph)\b", re.M)
+
+
+def _all_problems(source: Source, first: UnexpectedInput) -> list[Diagnostic]:
+    """Parse each declaration on its own, so that one mistake does not hide the next."""
+    found: list[Diagnostic] = []
+    starts = [m.start() for m in _HEAD.finditer(source.text)]
+    for start, end in zip(starts, [*starts[1:], len(source.text)], strict=True):
+        try:
+            _build(source, "file", source.text[start:end], start)
+        except UnexpectedInput as error:
+            found.append(_problem(source, error, start, end))
+        except _Refused as error:
+            found.append(error.diagnostic)
+        if len(found) >= 20:
+            break
+    return found or [_problem(source, first, 0, len(source.text))]
+
+
+_WORDS = {
+    "_NEWLINE": "the end of the line", "NAME": "a name", "NUMBER": "a number", "STRING": "a string", "LPAR": "`(`",
+    "RPAR": "`)`", "LBRACE": "`{`", "RBRACE": "`}`", "LSQB": "`[`", "RSQB": "`]`", "COMMA": "`,`", "EQUAL": "`=`",
+    "COLON": "`:`", "DOT": "`.`", "VALUE": "a graph value", "PARAMETER": "a graph parameter", "PATH": "a path",
+    "UNIT": "a unit", "__ANON_0": "`->`", "$END": "the end of the file", "ELLIPSIS": "`...`",
+}  # fmt: skip
+
+
+def _problem(source: Source, error: UnexpectedInput, base: int, limit: int) -> Diagnostic:
+    if isinstance(error, UnexpectedCharacters):
+        at = base + error.pos_in_stream
+        character = source.text[at : at + 1]
+        expected = error.allowed or set()
+        message = f"unexpected {character!r}" if character != '"' else "this string does not end on its line"
+        span = Span(source, at, min(at + 1, len(source.text)))
+    elif isinstance(error, UnexpectedToken) and error.token.type != "$END":
+        token = error.token
+        at = base + (token.start_pos or 0)
+        expected = error.accepts or error.expected
+        word = "the end of the line" if token.type == "_NEWLINE" else f"`{token}`"
+        message = f"unexpected {word}"
+        span = Span(source, at, at + (1 if token.type == "_NEWLINE" else len(token)))
+    else:
+        expected = getattr(error, "accepts", None) or (error.expected if isinstance(error, UnexpectedEOF) else set())
+        end = len(source.text[:limit].rstrip())
+        message = "the declaration ends too early"
+        span = Span(source, max(end - 1, 0), max(end, min(1, len(source.text))))
+    names = sorted(_word(name) for name in expected)
+    notes = (f"here may stand: {', '.join(names)}",) if 0 < len(names) <= 12 else ()
+    return Diagnostic("syntax", message, (Label(span),), notes, _advice(source, span))
+
+
+def _word(terminal: str) -> str:
+    known = _WORDS.get(terminal)
+    if known:
+        return known
+    for definition in _parser().terminals:
+        if definition.name == terminal and definition.pattern.type == "str":
+            return f"`{definition.pattern.value}`"
+    return terminal.strip("_").lower()
+
+
+def _advice(source: Source, span: Span) -> str | None:
+    """What to write instead, for habits brought from other languages."""
+    text = span.text
+    line = source.line(source.position(span.start)[0])
+    if text == "'":
+        return 'strings are written in double quotes: "…"'
+    if text == ";":
+        return "statements end with the line; remove the `;`"
+    if text == ":" and re.match(r"\s*(for|if|else|module)\b", line):
+        return "blocks are written in braces: `{ … }`"
+    if re.match(r"\s*(def|class)\b", line):
+        return "a module is written `module Name(parameters) (inputs) { … }`"
+    if re.match(r"\s*(elif)\b", line):
+        return "write `else if`"
+    if re.search(r"\b(True|False|None)\b", line):
+        return "the constants are `true`, `false` and `none`"
+    return None
+
+
+_INTERPOLATION = re.compile(r"\{([^{}]*)\}")
+_ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\", "{": "{", "}": "}"}
+
+Meta = Any
+Items = list[Any]
+
+
+@v_args(meta=True)
+class _Builder(Transformer_NonRecursive[Token, Any]):
+    """Lark's tree → ours."""
+
+    def __init__(self, source: Source, base: int) -> None:
+        super().__init__(visit_tokens=False)
+        self._source = source
+        self._base = base
+
+    # -- helpers
+
+    def _span(self, meta: Meta) -> Span:
+        if meta.empty:
+            return Span(self._source, self._base, self._base)
+        return Span(self._source, self._base + meta.start_pos, self._base + meta.end_pos)
+
+    def _at(self, token: Token) -> Span:
+        start = self._base + cast(int, token.start_pos)
+        return Span(self._source, start, start + len(token))
+
+    def _name(self, token: Token) -> t.Identifier:
+        return t.Identifier(self._at(token), str(token))
+
+    def _text(self, token: Token) -> t.Text:
+        """Split a string at its interpolations and parse each of them in place."""
+        span = self._at(token)
+        raw = str(token)[1:-1]
+        parts: list[str | t.Expr] = []
+        last = 0
+        for match in _INTERPOLATION.finditer(raw):
+            if match.start() and raw[match.start() - 1] == "\\":
+                continue
+            parts.append(self._plain(raw[last : match.start()], span))
+            parts.append(self._inner(match.group(1), span.start + 1 + match.start(1)))
+            last = match.end()
+        parts.append(self._plain(raw[last:], span))
+        return t.Text(span, tuple(p for p in parts if p != ""), raw)
+
+    def _inner(self, text: str, offset: int) -> t.Expr:
+        try:
+            return cast(t.Expr, _build(self._source, "expr", text, offset))
+        except UnexpectedInput as error:
+            raise _Refused(_problem(self._source, error, offset, offset + len(text))) from None
+
+    def _plain(self, raw: str, span: Span) -> str:
+        def replace(match: re.Match[str]) -> str:
+            try:
+                return _ESCAPES[match.group(1)]
+            except KeyError:
+                message = f"unknown escape `\\{match.group(1)}` in a string"
+                raise _Refused(Diagnostic("syntax", message, (Label(span),), fix="write `\\\\` for a backslash")) from None
+
+        return re.sub(r"\\(.)", replace, raw)
+
+    # -- declarations
+
+    def file(self, meta: Meta, items: Items) -> t.File:
+        return t.File(Span(self._source, 0, len(self._source.text)), tuple(_present(items)))
+
+    def import_(self, meta: Meta, items: Items) -> t.Import:
+        return t.Import(self._span(meta), self._text(items[0]), tuple(_present(items[1:])))
+
+    def import_name(self, meta: Meta, items: Items) -> tuple[t.Identifier, t.Identifier]:
+        there, here = items
+        return self._name(there), self._name(here if here is not None else there)
+
+    def module(self, meta: Meta, items: Items) -> t.Module:
+        name, first, second, outputs, body = items
+        parameters, inputs = ((), first) if second is None else (first, second)
+        return t.Module(self._span(meta), self._name(name), parameters, inputs, outputs or (), body)
+
+    def fields(self, meta: Meta, items: Items) -> tuple[t.Field, ...]:
+        return tuple(_present(items))
+
+    def field(self, meta: Meta, items: Items) -> t.Field:
+        name, type_, default = items
+        return t.Field(self._span(meta), self._name(name), type_[0] if type_ else None, default)
+
+    def model(self, meta: Meta, items: Items) -> t.Model:
+        return t.Model(self._span(meta), self._name(items[0]), items[1])
+
+    def top_let(self, meta: Meta, items: Items) -> t.TopLet:
+        return t.TopLet(self._span(meta), self._name(items[0]), items[1])
+
+    def func(self, meta: Meta, items: Items) -> t.Func:
+        name, parameters, body = items
+        return t.Func(self._span(meta), self._name(name), parameters, body)
+
+    def extern(self, meta: Meta, items: Items) -> t.Extern:
+        name, first, second, outputs, *implementations = items
+        parameters, inputs = ((), first) if second is None else (first, second)
+        return t.Extern(
+            self._span(meta), self._name(name), parameters, inputs, outputs, tuple(_present(implementations))
+        )
+
+    def implementation(self, meta: Meta, items: Items) -> tuple[t.Identifier, t.Text]:
+        return self._name(items[0]), self._text(items[1])
+
+    def rename(self, meta: Meta, items: Items) -> t.Rename:
+        return t.Rename(self._span(meta), self._name(items[0]), tuple(_present(items[1:])))
+
+    def rename_move(self, meta: Meta, items: Items) -> t.RenameMove:
+        return t.RenameMove(self._span(meta), items[0], items[1], tuple(items[2:]))
+
+    def rename_place(self, meta: Meta, items: Items) -> t.RenamePlace:
+        pattern, part, of = items
+        return t.RenamePlace(self._span(meta), self._raw(pattern), None if part is None else (part, of))
+
+    def _raw(self, token: Token) -> t.Text:
+        """A string whose braces belong to another little language (rename patterns)."""
+        return t.Text(self._at(token), (str(token)[1:-1],), str(token)[1:-1])
+
+    def part(self, meta: Meta, items: Items) -> int | str:
+        token = items[0]
+        return str(token) if token.type == "NAME" else int(str(token).replace("_", ""))
+
+    def rename_step(self, meta: Meta, items: Items) -> t.Call:
+        name, arguments = items
+        return t.Call(self._span(meta), t.Name(self._at(name), str(name)), arguments)
+
+    def rename_drop(self, meta: Meta, items: Items) -> t.RenameDrop:
+        return t.RenameDrop(self._span(meta), self._raw(items[0]))
+
+    def target(self, meta: Meta, items: Items) -> t.Target:
+        return t.Target(self._span(meta), self._name(items[0]), items[1])
+
+    def expect(self, meta: Meta, items: Items) -> t.Expect:
+        name, arguments, *entries = items
+        return t.Expect(self._span(meta), self._name(name), arguments or (), tuple(_present(entries)))
+
+    def entry(self, meta: Meta, items: Items) -> tuple[t.Identifier, t.Expr]:
+        return self._name(items[0]), items[1]
+
+    # -- the normal form
+
+    def graph(self, meta: Meta, items: Items) -> t.GraphText:
+        return t.GraphText(self._span(meta), self._name(items[0]), tuple(_present(items[1:])))
+
+    def graph_input(self, meta: Meta, items: Items) -> t.GraphInput:
+        return t.GraphInput(self._span(meta), self._value_name(items[0]), items[1][0])
+
+    def graph_parameter(self, meta: Meta, items: Items) -> t.GraphParameter:
+        kind, name, type_, initial = items
+        parameter = t.ParameterName(self._at(name), str(name)[1:])
+        return t.GraphParameter(self._span(meta), kind, parameter, type_[0], initial)
+
+    def param_kind(self, meta: Meta, items: Items) -> str:
+        return "param"
+
+    def frozen_kind(self, meta: Meta, items: Items) -> str:
+        return "frozen"
+
+    def buffer_kind(self, meta: Meta, items: Items) -> str:
+        return "buffer"
+
+    def graph_scope(self, meta: Meta, items: Items) -> t.GraphScope:
+        path, module, instance = items
+        return t.GraphScope(self._span(meta), str(path), str(module), None if instance is None else str(instance))
+
+    def graph_node(self, meta: Meta, items: Items) -> t.GraphNode:
+        phase, value, types, expression = items
+        name = self._value_name(value)
+        return t.GraphNode(self._span(meta), None if phase is None else str(phase), name, types, expression)
+
+    def _value_name(self, token: Token) -> t.ValueName:
+        path, _, index = str(token)[1:].partition(":")
+        return t.ValueName(self._at(token), path, int(index or 0))
+
+    # -- statements
+
+    def block(self, meta: Meta, items: Items) -> t.Block:
+        return t.Block(self._span(meta), tuple(_present(items)))
+
+    def assign(self, meta: Meta, items: Items) -> t.Assign:
+        names = tuple(self._name(i) for i in items if isinstance(i, Token))
+        return t.Assign(self._span(meta), names, tuple(i for i in items if isinstance(i, t.Expr)))
+
+    def let(self, meta: Meta, items: Items) -> t.Let:
+        return t.Let(self._span(meta), self._name(items[0]), items[1])
+
+    def param(self, meta: Meta, items: Items) -> t.Param:
+        kind, name, path, type_, initial = items
+        return t.Param(self._span(meta), kind.type == "BUFFER", self._name(name), path, type_[0], initial)
+
+    def for_(self, meta: Meta, items: Items) -> t.For:
+        *names, over, body = items
+        return t.For(self._span(meta), tuple(self._name(n) for n in names), over, body)
+
+    def if_(self, meta: Meta, items: Items) -> t.If:
+        return t.If(self._span(meta), *items)
+
+    def return_(self, meta: Meta, items: Items) -> t.Return:
+        return t.Return(self._span(meta), tuple(_present(items)))
+
+    def output(self, meta: Meta, items: Items) -> t.Output:
+        name, value = items
+        return t.Output(self._span(meta), None if name is None else self._name(name), value)
+
+    def tap(self, meta: Meta, items: Items) -> t.Tap:
+        return t.Tap(self._span(meta), self._text(items[0]), items[1])
+
+    def phase(self, meta: Meta, items: Items) -> t.PhasePart:
+        return t.PhasePart(self._span(meta), str(items[0]), items[1])
+
+    def freeze(self, meta: Meta, items: Items) -> t.Freeze:
+        return t.Freeze(self._span(meta), items[0])
+
+    def require(self, meta: Meta, items: Items) -> t.Require:
+        return t.Require(self._span(meta), *items)
+
+    # -- expressions
+
+    def pipe(self, meta: Meta, items: Items) -> t.Pipe:
+        return t.Pipe(self._span(meta), *items)
+
+    def named(self, meta: Meta, items: Items) -> t.Named:
+        return t.Named(self._span(meta), *items)
+
+    def path(self, meta: Meta, items: Items) -> t.Path:
+        token = items[0]
+        if token.type == "STRING":
+            return t.Path(self._at(token), self._text(token))
+        return t.Path(self._at(token), t.Text(self._at(token), (str(token),), str(token)))
+
+    def ternary(self, meta: Meta, items: Items) -> t.Conditional:
+        then, condition, other = items
+        return t.Conditional(self._span(meta), condition, then, other)
+
+    def binary(self, meta: Meta, items: Items) -> t.Binary:
+        left, op, right = items
+        return t.Binary(self._span(meta), str(op), left, right)
+
+    def not_in(self, meta: Meta, items: Items) -> t.Unary:
+        span = self._span(meta)
+        return t.Unary(span, "not", t.Binary(span, "in", items[0], items[-1]))
+
+    def unary(self, meta: Meta, items: Items) -> t.Unary:
+        return t.Unary(self._span(meta), str(items[0]), items[1])
+
+    def range(self, meta: Meta, items: Items) -> t.Range:
+        return t.Range(self._span(meta), *items)
+
+    def call(self, meta: Meta, items: Items) -> t.Call:
+        return t.Call(self._span(meta), *items)
+
+    def applied(self, meta: Meta, items: Items) -> t.Applied:
+        function, *inputs = items
+        return t.Applied(self._span(meta), function, tuple(inputs))
+
+    def typed(self, meta: Meta, items: Items) -> t.Typed:
+        return t.Typed(self._span(meta), self._name(items[0]), items[1][0])
+
+    def arguments(self, meta: Meta, items: Items) -> tuple[t.Argument, ...]:
+        return tuple(i if isinstance(i, t.Argument) else t.Argument(i.span, None, i) for i in _present(items))
+
+    def keyword(self, meta: Meta, items: Items) -> t.Argument:
+        return t.Argument(self._span(meta), self._name(items[0]), items[1])
+
+    def index(self, meta: Meta, items: Items) -> t.Index:
+        value, *rest = items
+        return t.Index(self._span(meta), value, tuple(rest))
+
+    def attribute(self, meta: Meta, items: Items) -> t.Attribute:
+        return t.Attribute(self._span(meta), items[0], self._name(items[1]))
+
+    def slice(self, meta: Meta, items: Items) -> t.Slice:
+        return t.Slice(self._span(meta), *items)
+
+    def ellipsis(self, meta: Meta, items: Items) -> t.Ellipsis:
+        return t.Ellipsis(self._span(meta))
+
+    def name(self, meta: Meta, items: Items) -> t.Name:
+        return t.Name(self._at(items[0]), str(items[0]))
+
+    def number(self, meta: Meta, items: Items) -> t.Number:
+        token, unit = items
+        text = str(token).replace("_", "")
+        value = int(text) if text.isdigit() else float(text)
+        return t.Number(self._span(meta), value, None if unit is None else str(unit))
+
+    def string(self, meta: Meta, items: Items) -> t.Text:
+        return self._text(items[0])
+
+    def true(self, meta: Meta, items: Items) -> t.Constant:
+        return t.Constant(self._span(meta), True)
+
+    def false(self, meta: Meta, items: Items) -> t.Constant:
+        return t.Constant(self._span(meta), False)
+
+    def none(self, meta: Meta, items: Items) -> t.Constant:
+        return t.Constant(self._span(meta), None)
+
+    def value(self, meta: Meta, items: Items) -> t.ValueName:
+        return self._value_name(items[0])
+
+    def parameter(self, meta: Meta, items: Items) -> t.ParameterName:
+        return t.ParameterName(self._at(items[0]), str(items[0])[1:])
+
+    def parens(self, meta: Meta, items: Items) -> t.Expr:
+        return items[0]
+
+    def tuple(self, meta: Meta, items: Items) -> t.TupleOf:
+        return t.TupleOf(self._span(meta), tuple(items))
+
+    def list(self, meta: Meta, items: Items) -> t.ListOf:
+        return t.ListOf(self._span(meta), tuple(_present(items)))
+
+    def comprehension(self, meta: Meta, items: Items) -> t.Comprehension:
+        body, *names, over, condition = items
+        return t.Comprehension(self._span(meta), body, tuple(self._name(n) for n in names), over, condition)
+
+    # -- types: always a tuple, so that one and several read alike
+
+    def plain_type(self, meta: Meta, items: Items) -> tuple[t.Type, ...]:
+        return (t.PlainType(self._span(meta), self._name(items[0])),)
+
+    def tensor_type(self, meta: Meta, items: Items) -> tuple[t.Type, ...]:
+        dtype, *dimensions = items
+        name = None if dtype is None else self._name(dtype)
+        return (t.ShapeType(self._span(meta), name, tuple(_present(dimensions))),)
+
+    def type_list(self, meta: Meta, items: Items) -> tuple[t.Type, ...]:
+        return tuple(one for group in items for one in group)
+
+
+setattr(_Builder, "import", _Builder.import_)  # rules that are Python keywords
+setattr(_Builder, "for", _Builder.for_)
+setattr(_Builder, "if", _Builder.if_)
+setattr(_Builder, "return", _Builder.return_)
+
+
+def _present(items: Items) -> Items:
+    return [i for i in items if i is not None]
