@@ -27,7 +27,7 @@ BUILDS_ON = {
     "budget": "",
     "target": "",
     "builtin": "types",
-    "rename": "diagnostic",
+    "rename": "checkpoint",
     "files": "diagnostic",
     "operators": "types",
     "graph": "operators source",
@@ -41,12 +41,18 @@ BUILDS_ON = {
     "names": "scope value builtin",
     "passes": "axes cost",
     "elaborate": "syntax names budget target",
-    "pipeline": "passes text elaborate weights initialise",
-    "__main__": "pipeline specs",
-    "backends": "graph diagnostic weights",
+    "pipeline": "passes text elaborate weights",
+    "backend": "diagnostic",
+    "model": "backend cost text weights target",
+    "program": "elaborate model",
+    "expectation": "program",
+    "reference": "operators",
+    "format": "syntax",
+    "checkpoint": "types diagnostic",
     "grammar": "",
     "specs": "",
-    "netc": "__main__",
+    "backends": "graph diagnostic weights target",
+    "netc": "pipeline expectation reference format specs backends",
 }
 
 HEAVY = frozenset({"torch", "tvm", "onnx", "onnxruntime", "transformers"})
@@ -59,6 +65,7 @@ class Import(NamedTuple):
     target: str
     line: int
     lazy: bool
+    """It does not run when the module is loaded: in a function, or for type checkers only."""
     absolute: bool
 
     def __str__(self) -> str:
@@ -82,12 +89,7 @@ MODULES = module_files()
 
 def imports_of(module: str) -> Iterator[Import]:
     tree = ast.parse(MODULES[module].read_text())
-    lazy = {
-        inner
-        for outer in ast.walk(tree)
-        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for inner in ast.walk(outer)
-    }
+    lazy = {inner for outer in ast.walk(tree) if waits(outer) for inner in ast.walk(outer)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -98,6 +100,12 @@ def imports_of(module: str) -> Iterator[Import]:
                 inner = f"{base}.{alias.name}"
                 target = inner if inner in MODULES else base
                 yield Import(module, target, node.lineno, node in lazy, absolute=node.level == 0)
+
+
+def waits(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
 def ours(name: str) -> str:
@@ -193,6 +201,12 @@ def test_no_backend_is_named_after_what_it_wraps() -> None:
     assert not {m for m in MODULES if m.startswith("backends.") and m.rpartition(".")[2] in wrapped}
 
 
+def test_type_checkers_see_the_installed_layout() -> None:
+    links = {path.name: path.resolve() for path in (ROOT / "typings" / "netc").iterdir()}
+    inner = {path.name: path for path in (ROOT / "compiler" / "netc").glob("*.py")}
+    assert links == {**inner, **{room: ROOT / room for room in ROOMS}}
+
+
 def test_every_package_is_packaged() -> None:
     folders = {path.parent for path in MODULES.values()}
     assert {p for p in folders if not (p / "__init__.py").is_file()} == set()
@@ -210,8 +224,7 @@ def test_importing_netc_loads_nothing_heavy() -> None:
 def test_every_public_name_is_there() -> None:
     import netc
 
-    for name in netc.__all__:
-        assert getattr(netc, name).__name__ == name
+    assert not [name for name in netc.__all__ if getattr(netc, name, None) is None]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         netc.nothing  # noqa: B018
 

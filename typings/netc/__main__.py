@@ -1,0 +1,1 @@
+../../compiler/netc/__main__.py
