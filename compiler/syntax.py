@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from math import inf
 from typing import Any, cast
 
 from lark import Lark, Token, Transformer_NonRecursive, v_args
@@ -34,7 +35,8 @@ class _Lines:
 
 
 @cache
-def _parser() -> Lark:
+def grammar(*, keep_all_tokens: bool = False) -> Lark:
+    """The parser of files and expressions; with all tokens kept for what must write a text back."""
     text = resources.files(__package__.rpartition(".")[0] + ".grammar").joinpath("net.lark").read_text("utf-8")
     return Lark(
         text,
@@ -44,6 +46,7 @@ def _parser() -> Lark:
         postlex=cast(Any, _Lines()),
         propagate_positions=True,
         maybe_placeholders=True,
+        keep_all_tokens=keep_all_tokens,
     )
 
 
@@ -55,39 +58,50 @@ def parse(source: Source) -> t.File:
     """
     try:
         return cast(t.File, _build(source, "file", source.text, 0))
-    except UnexpectedInput as error:
+    except (UnexpectedInput, NetcError) as error:
         raise NetcError(_all_problems(source, error)) from None
-    except _Refused as error:
-        raise NetcError([error.diagnostic]) from None
 
 
 def _build(source: Source, start: str, text: str, base: int) -> t.Tree:
-    return _Builder(source, base).transform(_parser().parse(text, start=start))
-
-
-class _Refused(Exception):
-    def __init__(self, diagnostic: Diagnostic) -> None:
-        super().__init__(diagnostic.message)
-        self.diagnostic = diagnostic
+    builder = _Builder(source, base)
+    tree = builder.transform(grammar().parse(text, start=start))
+    if builder.problems:
+        raise NetcError(builder.problems)
+    return tree
 
 
 _HEAD = re.compile(r"^(?:import|module|model|let|func|extern|rename|target|expect|graph)\b", re.M)
+_MOST = 20
+"""So many declarations with problems are reported at once."""
 
 
-def _all_problems(source: Source, first: UnexpectedInput) -> list[Diagnostic]:
+def _all_problems(source: Source, first: UnexpectedInput | NetcError) -> list[Diagnostic]:
     """Parse each declaration on its own, so that one mistake does not hide the next."""
     found: list[Diagnostic] = []
-    starts = [m.start() for m in _HEAD.finditer(source.text)]
+    starts = _heads(source.text)
     for start, end in zip(starts, [*starts[1:], len(source.text)], strict=True):
         try:
             _build(source, "file", source.text[start:end], start)
         except UnexpectedInput as error:
             found.append(_problem(source, error, start, end))
-        except _Refused as error:
-            found.append(error.diagnostic)
-        if len(found) >= 20:
+        except NetcError as error:
+            found.extend(error.diagnostics)
+        if len(found) >= _MOST:
             break
-    return found or [_problem(source, first, 0, len(source.text))]
+    if found:
+        return found
+    return list(first.diagnostics) if isinstance(first, NetcError) else [_problem(source, first, 0, len(source.text))]
+
+
+def _heads(text: str) -> list[int]:
+    """Where declarations start, and 0: what stands before the first must be empty. A `let` inside of braces is a
+    statement that was not indented."""
+    starts = [0]
+    for match in _HEAD.finditer(text):
+        between = text[starts[-1] : match.start()]
+        if match.group() != "let" or between.count("{") <= between.count("}"):
+            starts.append(match.start())
+    return starts
 
 
 _WORDS = {
@@ -126,7 +140,7 @@ def _word(terminal: str) -> str:
     known = _WORDS.get(terminal)
     if known:
         return known
-    for definition in _parser().terminals:
+    for definition in grammar().terminals:
         if definition.name == terminal and definition.pattern.type == "str":
             return f"`{definition.pattern.value}`"
     return terminal.strip("_").lower()
@@ -151,8 +165,10 @@ def _advice(source: Source, span: Span) -> str | None:
     return None
 
 
-_INTERPOLATION = re.compile(r"\{([^{}]*)\}")
+_SPECIAL = re.compile(r"\\(.)|\{([^{}]*)\}")
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\", "{": "{", "}": "}"}
+_DIGITS = 100
+"""Longer integers are mistakes; beyond 4300 digits Python refuses to read them."""
 
 Meta = Any
 Items = list[Any]
@@ -164,10 +180,14 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def __init__(self, source: Source, base: int) -> None:
         super().__init__(visit_tokens=False)
+        self.problems: list[Diagnostic] = []
         self._source = source
         self._base = base
 
     # -- helpers
+
+    def _refuse(self, message: str, span: Span, fix: str | None = None) -> None:
+        self.problems.append(Diagnostic("syntax", message, (Label(span),), fix=fix))
 
     def _span(self, meta: Meta) -> Span:
         if meta.empty:
@@ -186,31 +206,40 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
         span = self._at(token)
         raw = str(token)[1:-1]
         parts: list[str | t.Expr] = []
+        plain = ""
         last = 0
-        for match in _INTERPOLATION.finditer(raw):
-            if match.start() and raw[match.start() - 1] == "\\":
-                continue
-            parts.append(self._plain(raw[last : match.start()], span))
-            parts.append(self._inner(match.group(1), span.start + 1 + match.start(1)))
+        for match in _SPECIAL.finditer(raw):
+            plain += raw[last : match.start()]
             last = match.end()
-        parts.append(self._plain(raw[last:], span))
+            escaped, inner = match.groups()
+            if escaped is None:
+                parts += [plain, self._inner(inner, span.start + 1 + match.start(2))]
+                plain = ""
+            elif escaped in _ESCAPES:
+                plain += _ESCAPES[escaped]
+            else:
+                at = span.start + 1 + match.start()
+                place = Span(self._source, at, at + 2)
+                self._refuse(f"unknown escape `\\{escaped}` in a string", place, "write `\\\\` for a backslash")
+        parts.append(plain + raw[last:])
         return t.Text(span, tuple(p for p in parts if p != ""), raw)
 
     def _inner(self, text: str, offset: int) -> t.Expr:
         try:
             return cast(t.Expr, _build(self._source, "expr", text, offset))
         except UnexpectedInput as error:
-            raise _Refused(_problem(self._source, error, offset, offset + len(text))) from None
+            self.problems.append(_problem(self._source, error, offset, offset + len(text)))
+        except NetcError as error:
+            self.problems.extend(error.diagnostics)
+        return t.Constant(Span(self._source, offset, offset + len(text)), None)
 
-    def _plain(self, raw: str, span: Span) -> str:
-        def replace(match: re.Match[str]) -> str:
-            try:
-                return _ESCAPES[match.group(1)]
-            except KeyError:
-                message = f"unknown escape `\\{match.group(1)}` in a string"
-                raise _Refused(Diagnostic("syntax", message, (Label(span),), fix="write `\\\\` for a backslash")) from None
-
-        return re.sub(r"\\(.)", replace, raw)
+    def _whole(self, text: str, span: Span) -> int:
+        digits = text.replace("_", "")
+        if not digits.isdigit() or len(digits) > _DIGITS:
+            what = f"an integer of more than {_DIGITS} digits" if digits.isdigit() else f"`{text}` is no whole number"
+            self._refuse(what, span)
+            return 0
+        return int(digits)
 
     # -- declarations
 
@@ -272,7 +301,7 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def part(self, meta: Meta, items: Items) -> int | str:
         token = items[0]
-        return str(token) if token.type == "NAME" else int(str(token).replace("_", ""))
+        return str(token) if token.type == "NAME" else self._whole(str(token), self._at(token))
 
     def rename_step(self, meta: Meta, items: Items) -> t.Call:
         name, arguments = items
@@ -324,7 +353,7 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def _value_name(self, token: Token) -> t.ValueName:
         path, _, index = str(token)[1:].partition(":")
-        return t.ValueName(self._at(token), path, int(index or 0))
+        return t.ValueName(self._at(token), path, self._whole(index or "0", self._at(token)))
 
     # -- statements
 
@@ -435,8 +464,11 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
     def number(self, meta: Meta, items: Items) -> t.Number:
         token, unit = items
         text = str(token).replace("_", "")
-        value = int(text) if text.isdigit() else float(text)
-        return t.Number(self._span(meta), value, None if unit is None else str(unit))
+        span = self._span(meta)
+        value = self._whole(text, span) if text.isdigit() else float(text)
+        if value == inf:
+            self._refuse("this number is too large for a float", span, "write `inf`")
+        return t.Number(span, value, None if unit is None else str(unit))
 
     def string(self, meta: Meta, items: Items) -> t.Text:
         return self._text(items[0])
