@@ -1,0 +1,201 @@
+"""Convolution of any rank: channels last, weights packed by tiles of output channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from tvm import te, tirx
+
+from ....compiler.types import Dim, TensorType
+from ..index import literal
+from ..lower import DTYPES, Kernel, Lowering, Pattern, Tensor, View, channels_last
+from ..schedule.tile import KEY
+from .numeric import accumulator, cast, zero
+from .tiling import channel_width, padded, tiling
+
+Pairs = Sequence[tuple[int, int]]
+TAPS = 32
+"""Steps up to which a reduction channel by channel is unrolled."""
+
+
+def convolve(
+    low: Lowering,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    type: TensorType,
+    *,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """`x` [N, C, *space] with `weight` [F, C/groups, *kernel]; the result is stored channels last."""
+    outputs, inputs, *taps = map(known, weight.type.shape)
+    order = channels_last(type.rank)
+    if not pads(padding):
+        x = low.reorder(x, order)
+    operands = [bias] if bias is not None else []
+    if inputs == 1 and outputs == groups > 1:
+        return _depthwise(low, x, weight, operands, type, stride, padding, dilation)
+    per_group = outputs // groups
+    height, width = tiling(type.shape[-1], per_group, low.machine)
+    if groups > 1:
+        width = next(w for w in range(min(width, per_group), 0, -1) if per_group % w == 0)
+
+    def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
+        source = padding_stage(kernel, x, padding, zero(x.dtype))
+        steps = [kernel.axis(n, f"k{i}") for i, n in enumerate(taps)]
+        c = kernel.axis(inputs, "c")
+        dtype = accumulator(x.dtype)
+
+        def product(n: Any, *place: Any) -> Any:
+            *space, f = place
+            at = window(space, steps, stride, dilation)
+            channel = c.var if groups == 1 else f // literal(per_group) * literal(inputs) + c.var
+            factor = w[(f // literal(width), *(s.var for s in steps), c.var, f % literal(width))]
+            return te.sum(cast(source(n, *at, channel), dtype) * cast(factor, dtype), axis=[*steps, c])
+
+        return tiled(kernel, type, product, bias, f"{height} {width} image")
+
+    packed = pack(low, weight, width)
+    return low.kernel("conv", [x, packed, *operands], [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
+
+
+def _depthwise(
+    low: Lowering,
+    x: Tensor,
+    weight: Tensor,
+    operands: list[Tensor],
+    type: TensorType,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+) -> Tensor:
+    channels, _, *taps = map(known, weight.type.shape)
+    order = channels_last(type.rank)
+    width = channel_width(channels, low.machine)
+    height = rows_for(type.shape[-1], width, low)
+    last = low.reorder(weight, (*range(1, weight.type.rank), 0))
+
+    def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
+        source = padding_stage(kernel, x, padding, zero(x.dtype))
+        steps = [kernel.axis(n, f"k{i}") for i, n in enumerate(taps)]
+        dtype = accumulator(x.dtype)
+
+        def product(n: Any, *place: Any) -> Any:
+            *space, c = place
+            value = source(n, *window(space, steps, stride, dilation), c)
+            factor = w[(c, literal(0), *(s.var for s in steps))]
+            return te.sum(cast(value, dtype) * cast(factor, dtype), axis=steps)
+
+        return tiled(kernel, type, product, bias, f"{height} {width} {channels_mode(taps)}")
+
+    made = low.kernel("depthwise_conv", [x, last, *operands], [type], body, pattern=Pattern.FUSABLE, orders=[order])
+    return made[0]
+
+
+def rows_for(rows: Dim, width: int, low: Lowering) -> int:
+    """Rows of a tile where every channel is reduced for itself."""
+    most = max(1, low.machine.accumulators // 2 // -(-width // low.machine.lanes))
+    if not isinstance(rows, int):
+        return most
+    return next((h for h in range(min(most, rows), most // 2, -1) if rows % h == 0), min(most, rows))
+
+
+def tiled(
+    kernel: Kernel,
+    type: TensorType,
+    element: Callable[..., Any],
+    bias: Sequence[View],
+    tile: str,
+) -> Any:
+    """The two stages of a tiled reduction: `element(n, *space, channel)` accumulated, then the result, channels last.
+
+    Where the tile does not divide the last axis of space, the accumulation runs over whole tiles all the same and its
+    surplus rows repeat the last one.
+    """
+    batch, channels, *space = type.shape
+    height, width, _ = tile.split()
+    height, width = int(height), int(width)
+    whole = [*space[:-1], padded(space[-1], height)]
+    last = kernel.dim(space[-1])
+
+    def accumulated(n: Any, *place: Any) -> Any:
+        *at, c = place
+        if whole[-1] != space[-1]:
+            at[-1] = tirx.min(at[-1], last - literal(1))
+        return element(n, *at, c)
+
+    shape = [batch, *whole, padded(channels, width)]
+    total = kernel.stage(shape, accumulated, f"{kernel.name}_sum", attributes={KEY: tile})
+
+    def result(n: Any, c: Any, *at: Any) -> Any:
+        value = total(n, *at, c)
+        for b in bias:
+            value = value + cast(b[(c,)], total.dtype)
+        return cast(value, DTYPES[type.dtype])
+
+    return kernel.stage(type.shape, result, order=channels_last(type.rank))
+
+
+def channels_mode(taps: Sequence[int]) -> str:
+    """Whether the steps of a reduction channel by channel are few enough to unroll."""
+    return "channels" if prod(taps) <= TAPS else "window"
+
+
+def window(space: Sequence[Any], steps: Sequence[Any], stride: Sequence[int], dilation: Sequence[int]) -> list[Any]:
+    """Where a window's taps lie in the (padded) input."""
+    return [
+        s * literal(st) + step.var * literal(d) for s, step, st, d in zip(space, steps, stride, dilation, strict=True)
+    ]
+
+
+def padding_stage(kernel: Kernel, x: View, padding: Pairs, value: Any) -> Callable[..., Any]:
+    """A reader of `x` by `(n, *space, channel)` that reaches into the padding; a stage of its own where there is any."""
+    if not pads(padding):
+        return lambda n, *place: x[(n, place[-1], *place[:-1])]
+    batch, channels, *space = x.type.shape
+    extents = x.shape[2:]
+
+    def element(n: Any, *place: Any) -> Any:
+        *at, c = place
+        inside = [s - literal(before) for s, (before, _) in zip(at, padding, strict=True)]
+        valid = [
+            condition
+            for i, extent, (before, after) in zip(inside, extents, padding, strict=True)
+            for condition in ([i >= literal(0)] if before else []) + ([i < extent] if after else [])
+        ]
+        return tirx.if_then_else(tirx.all(*valid), x[(n, c, *inside)], value)
+
+    shape = [batch, *(d + before + after for d, (before, after) in zip(space, padding, strict=True)), channels]
+    return kernel.stage(shape, element, "pad", attributes={"netc.keep": 1})
+
+
+def pads(padding: Pairs) -> bool:
+    return any(before or after for before, after in padding)
+
+
+def pack(low: Lowering, weight: Tensor, width: int) -> Tensor:
+    """`[F, C, *kernel]` as `[F/width, *kernel, C, width]`, surplus output channels zero."""
+    outputs, inputs, *taps = map(known, weight.type.shape)
+    tiles = -(-outputs // width)
+
+    def element(index: Sequence[Any], w: View) -> Any:
+        tile, *at, c, lane = index
+        f = tile * literal(width) + lane
+        value = w[(f, c, *at)]
+        return value if outputs % width == 0 else tirx.if_then_else(f < literal(outputs), value, zero(w.dtype))
+
+    shape = (tiles, *taps, inputs, width)
+    type = TensorType(weight.type.dtype, shape)
+    key = ("pack", weight.expr, weight.order, width)
+    return low.once(key, lambda: low.map("pack", [weight], type, element))
+
+
+def known(dim: Dim) -> int:
+    """A dimension that a kernel must know."""
+    assert isinstance(dim, int), f"a symbolic dimension {dim} where a weight has its shape"
+    return dim

@@ -1,0 +1,64 @@
+"""How large a register tile to reduce into."""
+
+from __future__ import annotations
+
+from ....compiler.types import Dim
+from ..machine import Machine
+
+SYMBOLIC_ROWS = 8
+RAGGED = 0.9
+"""Worth of a tile whose last column is cut off: its results are stored one by one."""
+
+
+def tiling(rows: Dim, columns: int, machine: Machine) -> tuple[int, int]:
+    """Rows × columns of the tile to compute at once. Rows and columns are then padded to whole tiles.
+
+    Every step of the reduction loads one vector of weights for each column vector, one broadcast input for each row,
+    and multiplies all pairs. The tile should be large (few loads for much arithmetic, and enough independent chains to
+    hide the latency of a multiplication), fit the registers, and leave little padding.
+    """
+    best, choice = -1.0, (1, machine.lanes)
+    for width in _widths(columns, machine):
+        vectors = -(-width // machine.lanes)
+        most = max(1, machine.accumulators // vectors)
+        heights = range(1, min(rows, most) + 1) if isinstance(rows, int) else (min(SYMBOLIC_ROWS, most),)
+        for height in heights:
+            score = _score(rows, columns, height, width, machine)
+            if score > best + 1e-9:
+                best, choice = score, (height, width)
+    return choice
+
+
+def channel_width(channels: int, machine: Machine) -> int:
+    """Channels to compute at once where each is reduced for itself: the most vectors, at most four, that divide.
+
+    1 where no vector does: LLVM then vectorises the loop over channels and peels its remainder.
+    """
+    widths = [v * machine.lanes for v in (4, 3, 2, 1)] + [w for w in (8, 4) if w < machine.lanes]
+    return next((w for w in widths if channels % w == 0), 1)
+
+
+def padded(extent: Dim, multiple: int) -> Dim:
+    """The least multiple of `multiple` that is at least `extent`."""
+    return (extent + (multiple - 1)) // multiple * multiple
+
+
+def _widths(columns: int, machine: Machine) -> list[int]:
+    """Candidates: whole vectors, or for few columns the least power of two that holds them."""
+    lanes = machine.lanes
+    if columns <= lanes // 2:
+        return [1 << (columns - 1).bit_length()]
+    return [v * lanes for v in (2, 4, 1, 8, 3) if v == 1 or v * lanes - columns < lanes]
+
+
+def _score(rows: Dim, columns: int, height: int, width: int, machine: Machine) -> float:
+    vectors = -(-width // machine.lanes)
+    products = height * vectors
+    chains = min(1.0, products / 12)
+    loads = products / (products + 0.1 * (height + vectors) + 1)
+    used = columns / (-(-columns // width) * vectors * machine.lanes)
+    if isinstance(rows, int):
+        used *= rows / (-(-rows // height) * height)
+    if columns % width:
+        used *= RAGGED
+    return chains * loads * used * (0.93 if vectors != 2 else 1.0)

@@ -1,0 +1,162 @@
+"""What schedules need to know of a processor, and a target as TVM wants it described."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+import tvm.target
+
+from ...compiler.diagnostic import Diagnostic, NetcError
+from ...compiler.target import CUDA, LLVM, Target
+
+DEFAULT_CACHE = 1 << 19
+"""Bytes of second-level cache assumed where neither the target nor the system says."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A processor: `lanes` of float32 in a vector register, the number of those `registers`, `cache` bytes a core."""
+
+    target: Any
+    lanes: int
+    registers: int
+    cache: int
+    threads: int
+    native: bool
+    """Whether code for it runs here."""
+
+    @property
+    def accumulators(self) -> int:
+        """Vector registers that a reduction may accumulate in; the rest hold operands."""
+        return 28 if self.registers >= 32 else 12
+
+
+def machine(target: Target) -> Machine:
+    """The processor that a target describes.
+
+    Raises:
+        NetcError: where the target names a processor that LLVM does not know, or needs what is not installed.
+    """
+    if isinstance(target, LLVM):
+        return _processor(target)
+    if isinstance(target, CUDA):
+        raise NetcError([_no_cuda()])
+    raise NetcError([Diagnostic("unsupported-target", f"the TVM backend does not compile for {target.kind}")])
+
+
+def host(threads: int | None = None) -> Machine:
+    """The machine at hand."""
+    return machine(LLVM(threads=threads))
+
+
+def _processor(target: LLVM) -> Machine:
+    query = tvm.get_global_func
+    own = str(query("tvm.codegen.llvm.GetDefaultTargetTriple")())
+    triple = target.triple or own
+    native = _same_system(triple, own)
+    _check_architecture(triple)
+    if target.cpu != "native":
+        cpu = target.cpu
+        if not query("target.llvm_is_valid_cpu")(cpu, triple):
+            raise NetcError([_unknown_cpu(cpu, triple)])
+    elif native:
+        cpu = str(query("tvm.codegen.llvm.GetHostCPUName")())
+    else:
+        raise NetcError(
+            [
+                Diagnostic(
+                    "unknown-processor",
+                    f'cpu = "native" is the processor of this machine, which is no {triple}',
+                    fix=f'llvm(triple = "{triple}", cpu = "generic")',
+                )
+            ]
+        )
+    threads = target.threads or (len(os.sched_getaffinity(0)) if native else 1)
+    description: dict[str, Any] = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": threads}
+    if target.features:
+        description["mattr"] = list(target.features)
+    made = tvm.target.Target(description)
+    features = {str(name) for name in query("target.llvm_get_cpu_features")(made)}
+    lanes, registers = _vectors(triple, features)
+    cache = target.cache or (_cache() if native else None) or DEFAULT_CACHE
+    runs = native and (target.cpu == "native" or features <= _own_features())
+    return Machine(made, lanes, registers, cache, threads, runs)
+
+
+def _vectors(triple: str, features: set[str]) -> tuple[int, int]:
+    """Lanes of float32 and number of vector registers."""
+    architecture = triple.partition("-")[0]
+    if "avx512f" in features:
+        return 16, 32
+    if "avx" in features:
+        return 8, 16
+    return 4, 32 if architecture.startswith(("aarch64", "arm64", "riscv", "powerpc64")) else 16
+
+
+def _same_system(triple: str, own: str) -> bool:
+    """Whether triples name the same architecture and operating system (the vendor says nothing)."""
+    a, b = triple.split("-"), own.split("-")
+    return a[0] == b[0] and ("linux" in a) == ("linux" in b)
+
+
+def _own_features() -> set[str]:
+    found = dict(tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")())
+    return {str(name) for name, has in found.items() if has}
+
+
+def _cache() -> int | None:
+    """Bytes of second-level cache of the first core, from the kernel."""
+    for entry in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if (entry / "level").read_text().strip() == "2":
+            size = (entry / "size").read_text().strip()
+            return int(size.removesuffix("K")) << 10 if size.endswith("K") else int(size)
+    return None
+
+
+def _check_architecture(triple: str) -> None:
+    known = sorted(str(t) for t in tvm.get_global_func("target.llvm_get_targets")())
+    architecture = triple.partition("-")[0]
+    alias = "arm" if architecture.startswith("armv") else architecture
+    if alias not in known and architecture not in {"i686", "arm64"}:
+        raise NetcError(
+            [
+                Diagnostic(
+                    "unknown-architecture",
+                    f"this LLVM generates no code for {triple}",
+                    notes=(f"it knows {', '.join(known)}",),
+                )
+            ]
+        )
+
+
+def _unknown_cpu(cpu: str, triple: str) -> Diagnostic:
+    from ...compiler.diagnostic import nearest
+
+    known = [
+        str(c)
+        for c in tvm.get_global_func("target.llvm_get_cpu_archlist")(
+            tvm.target.Target({"kind": "llvm", "mtriple": triple})
+        )
+    ]
+    close = nearest(cpu, known)
+    return Diagnostic(
+        "unknown-processor",
+        f"LLVM knows no processor {cpu} of {triple}",
+        notes=(f"it knows {', '.join(known)}",),
+        fix=f'cpu = "{close}"' if close else None,
+    )
+
+
+def _no_cuda() -> Diagnostic:
+    present = bool(tvm.cuda().exist)
+    return Diagnostic(
+        "unsupported-target",
+        "netc has no schedules for GPUs yet"
+        if present
+        else "the target cuda needs an NVIDIA driver, and none was found on this machine",
+        fix="target here = llvm()",
+    )

@@ -1,0 +1,178 @@
+"""Reductions into a tile of registers: convolutions, matrix products, pooling, sums over outer axes.
+
+The kernel gives the reduction a block of its own, marked `netc.tile = "height width mode"`, and the result another
+after it. The last axis of both is contiguous in memory and is read by whole vectors. The reduction is computed for a tile
+of rows × columns at a time, which LLVM keeps in registers over the whole reduction; what follows (bias, activation,
+residual) is applied to the tile before it is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..machine import Machine
+from .block import annotation, extent, number, product, reduces, spatial_extents, split_loops
+from tvm.tirx import IndexMap
+
+from ..index import flatten
+from .injective import TASKS, injective, parallel, vectorize_last
+
+KEY = "netc.tile"
+"""Modes: `flat`, the rows are all axes but the last, taken as one; `batch`, every tile is a task of its own; `image`,
+the rows lie in an image with padding around; `channels` and `window`, the same where every channel is reduced for
+itself, in a few steps to be unrolled or in many."""
+
+SMALL = 1 << 15
+"""Multiplications below which one thread is enough."""
+
+
+def tile(sch: Any, blocks: list[Any], machine: Machine) -> bool:
+    """Schedule `[padding], reduction, [result]`; False where the blocks are not of that form."""
+    marked = [i for i, b in enumerate(blocks) if annotation(sch, b, KEY) is not None]
+    if len(marked) != 1 or sum(reduces(sch, b) for b in blocks) != 1:
+        return False
+    at = marked[0]
+    sources, reduction, results = blocks[:at], blocks[at], blocks[at + 1 :]
+    if len(results) != 1 or not _aligned(sch, reduction, results[0]):
+        return False
+    _schedule(sch, sources, reduction, results[0], machine)
+    return True
+
+
+def _aligned(sch: Any, reduction: Any, result: Any) -> bool:
+    """Whether the result's axes are the reduction's (whose last ones may be padded to whole tiles)."""
+    if str(annotation(sch, reduction, KEY)).endswith("flat"):
+        return len(sch.get_loops(result)) >= 2
+    return len(spatial_extents(sch, reduction)) == len(sch.get_loops(result)) >= 2
+
+
+def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine: Machine) -> None:
+    first, second, mode = str(annotation(sch, reduction, KEY)).split()
+    height, width = int(first), int(second)
+    unrolled = mode == "channels"
+    *outer, row, column = _rows(sch, result, mode == "flat")
+    steps = product([extent(sch, loop) for loop in split_loops(sch, reduction)[1]])
+    columns = extent(sch, column)
+    count = product([extent(sch, loop) for loop in [*outer, row]])
+    weights = None if steps is None or columns is None else steps * columns * 4
+    work = None if weights is None or count is None else weights // 4 * count
+    column_tiles, lane = sch.split(column, [None, width])
+    row_tiles, line = sch.split(row, [None, height])
+    if mode in ("flat", "batch") or not outer:
+        task = _tasks(sch, [*outer, row_tiles, column_tiles], [line, lane], work, machine)
+        inner = task
+        at = None
+    elif _by_rows(sch, outer, weights, mode, machine):
+        task, inner = _row_blocks(sch, outer, column_tiles, row_tiles, line, lane, work, machine)
+        at = task
+    else:
+        task, inner = _column_blocks(sch, outer, column_tiles, row_tiles, line, lane, work, machine)
+        at = None
+    vectorize(sch, lane, machine)
+    sch.unroll(line)
+    _accumulate(sch, reduction, inner, unrolled, machine)
+    for source in reversed(sources):
+        if at is None:
+            injective(sch, source, machine)
+        else:
+            depth = _depth(sch, at)
+            sch.compute_at(source, at, preserve_unit_loops=True)
+            vectorize_last(sch, list(sch.get_loops(source))[depth:], machine)
+
+
+def _rows(sch: Any, result: Any, flat: bool) -> list[Any]:
+    """The loops of the result, all but the last made one where its rows are `flat`."""
+    extents = [v.dom.extent for v in sch.get(result).iter_vars]
+    if flat and len(extents) > 2:
+        flattened = IndexMap.from_func(lambda *i: (flatten(i[:-1], extents[:-1]), i[-1]), len(extents))
+        sch.transform_block_layout(result, flattened)
+    return list(sch.get_loops(result))
+
+
+def _tasks(sch: Any, outer: list[Any], inner: list[Any], work: int | None, machine: Machine) -> Any:
+    """One loop over all tiles."""
+    sch.reorder(*outer, *inner)
+    task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
+    if machine.threads > 1 and (work is None or work >= SMALL):
+        sch.parallel(task)
+    return task
+
+
+def _by_rows(sch: Any, outer: list[Any], weights: int | None, mode: str, machine: Machine) -> bool:
+    """Whether threads take rows of the image each, going through all columns: where the weights stay in cache."""
+    rows = product([extent(sch, loop) for loop in outer])
+    if rows is not None and rows < TASKS * machine.threads:
+        return False
+    return mode != "image" or (weights is not None and weights <= machine.cache)
+
+
+def _row_blocks(
+    sch: Any, outer: list[Any], columns: Any, rows: Any, line: Any, lane: Any, work: int | None, machine: Machine
+) -> tuple[Any, Any]:
+    """Parallel over groups of image rows; in each, a column of weights is used for all its tiles in turn."""
+    *lead, last = outer
+    total, length = product([extent(sch, loop) for loop in outer]), extent(sch, last)
+    group = 1
+    if length is not None:
+        count = length if total is None else total
+        group = next(n for n in (4, 2, 1) if length % n == 0 and (n == 1 or count // n >= TASKS * machine.threads))
+    block, within = sch.split(last, [None, group])
+    sch.reorder(*lead, block, columns, within, rows, line, lane)
+    task = sch.fuse(*lead, block) if lead else block
+    if machine.threads > 1 and (work is None or work >= SMALL):
+        sch.parallel(task)
+    return task, rows
+
+
+def _column_blocks(
+    sch: Any, outer: list[Any], columns: Any, rows: Any, line: Any, lane: Any, work: int | None, machine: Machine
+) -> tuple[Any, Any]:
+    """Parallel over columns of weights, which are many: each is read once, and stays in cache for all rows."""
+    sch.reorder(columns, *outer, rows, line, lane)
+    tiles = extent(sch, columns)
+    task = columns
+    if tiles is None or tiles < TASKS * machine.threads // 2:
+        task = sch.fuse(columns, *outer)
+    if machine.threads > 1 and (work is None or work >= SMALL):
+        sch.parallel(task)
+    return task, rows
+
+
+def vectorize(sch: Any, loop: Any, machine: Machine) -> None:
+    """Vectorise a loop; one that is no power of two long, which LLVM handles badly, as several vectors side by side."""
+    length = extent(sch, loop)
+    assert length is not None
+    if length & (length - 1):
+        vectors, loop = sch.split(loop, [None, machine.lanes])
+        sch.unroll(vectors)
+    sch.vectorize(loop)
+
+
+def _accumulate(sch: Any, reduction: Any, at: Any, unrolled: bool, machine: Machine) -> None:
+    """Compute the reduction for one tile, the tile innermost."""
+    outside = _depth(sch, at)
+    sch.compute_at(reduction, at, preserve_unit_loops=True)
+    axes = list(sch.get(reduction).iter_vars)
+    loops = list(sch.get_loops(reduction))[outside:]
+    pairs = list(zip(loops, axes, strict=True))
+    steps = [loop for loop, axis in pairs if int(axis.iter_type) == 2]
+    spatial = [loop for loop, axis in pairs if int(axis.iter_type) != 2]
+    sch.reorder(*steps, *spatial)
+    vectorize(sch, spatial[-1], machine)
+    for loop in spatial[:-1]:
+        if (number(sch.get(loop).extent) or 99) <= 32:
+            sch.unroll(loop)
+    if unrolled:
+        for loop in steps:
+            sch.unroll(loop)
+    start = sch.decompose_reduction(reduction, steps[0])
+    sch.vectorize(list(sch.get_loops(start))[-1])
+
+
+def _depth(sch: Any, loop: Any) -> int:
+    """How many loops there are down to and including this one."""
+    depth, ref = 0, sch.get_sref(loop)
+    while ref is not None:
+        depth += type(ref.stmt).__name__ == "For"
+        ref = ref.parent
+    return depth
