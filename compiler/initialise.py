@@ -27,7 +27,7 @@ LARGEST = 64 * 2**30
 """Bytes above which a parameter is refused rather than drawn: a slip in a spec should not fill the machine."""
 
 
-def initialise(parameter: Parameter, seed: int = 0) -> Array:
+def draw(parameter: Parameter, seed: int = 0) -> Array:
     """The parameter's initial values, in its shape and dtype.
 
     The same seed and path give the same numbers, whatever else the model holds. f16 and bf16 are drawn in f32 and
@@ -144,11 +144,11 @@ def _trunc_normal(generator: Any, shape: tuple[int, ...], dtype: Any, arguments:
 def _scaled(distribution: Draw, spread: Callable[[int, int], float]) -> Draw:
     """`distribution` about 0, with a bound or standard deviation that depends on (fan-in, fan-out)."""
 
-    def draw(generator: Any, shape: tuple[int, ...], dtype: Any, _: tuple[float, ...]) -> Array:
+    def scaled(generator: Any, shape: tuple[int, ...], dtype: Any, _: tuple[float, ...]) -> Array:
         width = spread(*_fans(shape))
         return distribution(generator, shape, dtype, (-width, width) if distribution is _uniform else (0.0, width))
 
-    return draw
+    return scaled
 
 
 _DRAW: dict[str, Draw] = {
