@@ -70,7 +70,7 @@ def _build(source: Source, start: str, text: str, base: int) -> t.Tree:
     return tree
 
 
-_HEAD = re.compile(r"^(?:import|module|model|let|func|extern|rename|target|expect|graph)\b", re.M)
+_HEAD = re.compile(r"^(?:import|module|model|let|func|extern|rename|target|expect|graph)\b(?=[ \t]*[\w\"])", re.M)
 _MOST = 20
 """So many declarations with problems are reported at once."""
 
@@ -123,8 +123,7 @@ def _problem(source: Source, error: UnexpectedInput, base: int, limit: int) -> D
         token = error.token
         at = base + (token.start_pos or 0)
         expected = error.accepts or error.expected
-        word = "the end of the line" if token.type == "_NEWLINE" else f"`{token}`"
-        message = f"unexpected {word}"
+        message = "the line ends too early" if token.type == "_NEWLINE" else f"unexpected `{token}`"
         span = Span(source, at, at + (1 if token.type == "_NEWLINE" else len(token)))
     else:
         expected = getattr(error, "accepts", None) or (error.expected if isinstance(error, UnexpectedEOF) else set())
