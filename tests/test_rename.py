@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from netc.compiler.diagnostic import NetcError
@@ -151,7 +149,5 @@ def test_hostile_patterns_do_not_backtrack_for_ever():
     """The worst a pattern can do is quadratic in the name; a naive translation would run for years here."""
     rule = Rule(".".join(["*x*x*"] * 20) + ".!", "t")
     wide = Rule("**x**.!", "t")
-    started = time.process_time()
     assert rule.move(".".join(["x" * 30] * 20) + ".?") is None
     assert wide.move("x" * 500) is None
-    assert time.process_time() - started < 10
