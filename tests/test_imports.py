@@ -32,7 +32,7 @@ BUILDS_ON = {
     "operators": "types",
     "graph": "operators source",
     "axes": "graph",
-    "cost": "graph",
+    "cost": "graph diagnostic",
     "text": "graph",
     "checkpoint": "diagnostic types",
     "fit": "graph rename checkpoint",
@@ -49,7 +49,8 @@ BUILDS_ON = {
     "program": "elaborate model",
     "expectation": "program",
     "reference": "operators",
-    "format": "syntax",
+    "layout": "tree",
+    "format": "syntax layout",
     "checkpoint": "types diagnostic",
     "grammar": "",
     "specs": "",
@@ -127,7 +128,7 @@ def source_of(module: str, node: ast.ImportFrom) -> str:
     return ours(".".join([*base, *(node.module or "").split(".")]).strip("."))
 
 
-IMPORTS = [i for module in MODULES for i in imports_of(module)]
+IMPORTS = list(dict.fromkeys(i for module in MODULES for i in imports_of(module)))
 INTERNAL = [i for i in IMPORTS if i.target in MODULES]
 
 
