@@ -57,6 +57,9 @@ class DType(StrEnum):
         return not self.is_float and self is not DType.BOOL
 
 
+DTYPES: dict[str, DType] = {d.value: d for d in DType}
+"""Every dtype by its name."""
+
 _BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1, "bool": 1}
 _NUMPY = {
     "f64": "float64",
@@ -173,9 +176,11 @@ def _build(terms: Iterable[tuple[Monomial, int]]) -> Dim:
     total: dict[Monomial, int] = {}
     for monomial, coefficient in terms:
         total[monomial] = total.get(monomial, 0) + coefficient
-    kept = sorted(((m, c) for m, c in total.items() if c), key=_order)
+    kept = [(m, c) for m, c in total.items() if c]
     if not kept:
         return 0
+    if len(kept) > 1:
+        kept.sort(key=_order)
     if len(kept) == 1 and not kept[0][0]:
         return kept[0][1]
     return Expression(tuple(kept))
@@ -288,6 +293,20 @@ def known_less(a: Dim, b: Dim) -> bool | None:
 def volume(shape: Iterable[Dim]) -> Dim:
     """The product of the dimensions."""
     return prod(shape, start=1)  # type: ignore[return-value]
+
+
+def total(dims: Iterable[Dim]) -> Dim:
+    """The sum of many dimensions, brought into normal form once."""
+    whole = 0
+    symbolic: list[Expression] = []
+    for dim in dims:
+        if isinstance(dim, int):
+            whole += dim
+        else:
+            symbolic.append(dim)
+    if len(symbolic) == 1 and whole == 0:
+        return symbolic[0]
+    return _build([*(t for dim in symbolic for t in dim.terms), ((), whole)]) if symbolic else whole
 
 
 @dataclass(frozen=True, slots=True)
