@@ -12,12 +12,11 @@ Three things are decided here, because only here is everything known:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Protocol
 
-import tvm
 from tvm import relax, te, tirx
 
 from ...compiler.diagnostic import Diagnostic, Label, NetcError

@@ -12,10 +12,10 @@ from ..index import flatten, literal, unflatten
 from ..lower import DTYPES, Kernel, Lowering, Order, Pattern, Tensor, View, logical, plain
 from ..schedule.tile import KEY
 from .numeric import accumulator, cast, zero
-from .tiling import padded, tiling
+from .tiling import padded, symbolic_width, tiling
 
 Epilogue = Callable[..., Any]
-"""The element of a result from its accumulated value and its logical index: `(value, index, *views)`."""
+"""The element of a result from its accumulated value and its logical index: `(value, index, kernel, *views)`."""
 
 
 def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: TensorType) -> Tensor:
@@ -69,11 +69,15 @@ def matmul(
     order: Order | None = None,
     extra: Sequence[Tensor] = (),
     epilogue: Epilogue | None = None,
+    inner: Dim | None = None,
 ) -> Tensor:
-    """`a` [..., M, K] by `b` [..., K, N], leading axes broadcast. `extra`: what the epilogue reads besides."""
+    """`a` [..., M, K] by `b` [..., K, N], leading axes broadcast; surplus columns of the result are zero.
+
+    `order`: how to store the result, columns last. `extra`: what the epilogue reads besides. `inner`: how much of K.
+    """
     order = order or plain(type.rank)
     *batch, rows, columns = type.shape
-    inner = a.type.shape[-1]
+    inner = a.type.shape[-1] if inner is None else inner
     height, width = _tile(rows, columns, low)
     direct = not b.constant and b.order[-1] == b.type.rank - 1 and isinstance(columns, int) and columns % width == 0
     right = b if direct else pack(low, b, width)
@@ -87,26 +91,19 @@ def matmul(
         def product(*index: Any) -> Any:
             *at, i, j = index
             row = i if whole == rows else tirx.min(i, last)
-            lead = at[len(at) - (len(b.shape) - (2 if direct else 3)) :]
             value = a.broadcast([*at, row, k.var])
-            if direct:
-                factor = b.broadcast([*lead, k.var, j])
-            else:
-                tile = [*lead, j // literal(width), k.var, j % literal(width)]
-                factor = b[
-                    [
-                        literal(0) if d == 1 and n < len(lead) else t
-                        for n, (d, t) in enumerate(zip(b.type.shape, tile, strict=True))
-                    ]
-                ]
+            tile = [k.var, j] if direct else [j // literal(width), k.var, j % literal(width)]
+            lead = at[len(at) - (len(b.shape) - len(tile)) :]
+            factor = b[[*(literal(0) if d == 1 else i for i, d in zip(lead, b.type.shape, strict=False)), *tile]]
             return te.sum(cast(value, dtype) * cast(factor, dtype), axis=[k])
 
         shape = [*batch, whole, padded(columns, width)]
-        total = kernel.stage(shape, product, f"{name}_sum", attributes={KEY: f"{height} {width} batch"})
+        tile = f"{height} {width} batch {order.index(len(batch))}"
+        total = kernel.stage(shape, product, f"{name}_sum", order=order, attributes={KEY: tile})
 
         def result(*index: Any) -> Any:
-            value = total(*index)
-            return cast(epilogue(value, index, *views) if epilogue else value, DTYPES[type.dtype])
+            value = total(*(index[a] for a in order))
+            return cast(epilogue(value, index, kernel, *views) if epilogue else value, DTYPES[type.dtype])
 
         return kernel.stage(type.shape, result, order=order)
 
@@ -116,7 +113,7 @@ def matmul(
 def _tile(rows: Dim, columns: Dim, low: Lowering) -> tuple[int, int]:
     if isinstance(columns, int):
         return tiling(rows, columns, low.machine)
-    return tiling(rows, 64 * low.machine.lanes, low.machine)
+    return tiling(rows, symbolic_width(low.machine), low.machine)
 
 
 def pack(low: Lowering, b: Tensor, width: int) -> Tensor:

@@ -25,7 +25,11 @@ def zero(dtype: str) -> Any:
 
 
 def dtype_of(expression: Any) -> str:
-    return str(expression.ty.dtype if hasattr(expression.ty, "dtype") else expression.dtype)
+    return str(expression.ty.dtype)
+
+
+def is_float(expression: Any) -> bool:
+    return "float" in dtype_of(expression)
 
 
 def cast(value: Any, dtype: str) -> Any:

@@ -29,6 +29,11 @@ def tiling(rows: Dim, columns: int, machine: Machine) -> tuple[int, int]:
     return choice
 
 
+def symbolic_width(machine: Machine) -> int:
+    """The width of tiles where the number of columns is not known."""
+    return 2 * machine.lanes
+
+
 def channel_width(channels: int, machine: Machine) -> int:
     """Channels to compute at once where each is reduced for itself: the most vectors, at most four, that divide.
 

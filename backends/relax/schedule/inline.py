@@ -38,7 +38,7 @@ def _inlines(sch: Any, block: Any) -> bool:
     reduced = any(reduces(sch, reader) for reader in readers)
     if reduced and any(reduces(sch, source) for source in sch.get_producers(block)):
         return False
-    return _size(sch.get(block).body) <= LARGEST or len(readers) == 1 and not reduced
+    return _size(sch.get(block).body) <= LARGEST or (len(readers) == 1 and not reduced)
 
 
 def _size(body: Any) -> int:

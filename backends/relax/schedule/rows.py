@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..machine import Machine
-from .block import annotation, extent, number, product, reduces, split_loops
-from .injective import parallel, vectorize_last
+from .block import annotation, extent, product, reduces
+from .injective import vectorize_last
 
 KEY = "netc.rows"
 SMALL = 1 << 13
@@ -65,6 +65,6 @@ def _within(sch: Any, block: Any, loops: list[Any], machine: Machine) -> None:
     lanes = [loop for loop, axis in zip(loops, axes, strict=True) if int(axis.iter_type) != 2]
     if lanes and (extent(sch, lanes[-1]) or 1) > 1:
         sch.reorder(*steps, *lanes)
+        sch.vectorize(lanes[-1])  # first: afterwards the block is no reduction in the scheduler's eyes
         start = sch.decompose_reduction(block, steps[0])
-        sch.vectorize(lanes[-1])
         sch.vectorize(list(sch.get_loops(start))[-1])

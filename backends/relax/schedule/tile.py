@@ -1,7 +1,7 @@
 """Reductions into a tile of registers: convolutions, matrix products, pooling, sums over outer axes.
 
-The kernel gives the reduction a block of its own, marked `netc.tile = "height width mode"`, and the result another
-after it. The last axis of both is contiguous in memory and is read by whole vectors. The reduction is computed for a tile
+The kernel gives the reduction a block of its own, marked `netc.tile = "height width mode [axis]"`, and the result
+another after it. The rows are the last axis but one, or the given one. The last axis of both is contiguous in memory and is read by whole vectors. The reduction is computed for a tile
 of rows × columns at a time, which LLVM keeps in registers over the whole reduction; what follows (bias, activation,
 residual) is applied to the tile before it is stored.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..machine import Machine
-from .block import annotation, extent, number, product, reduces, spatial_extents, split_loops
 from tvm.tirx import IndexMap
 
 from ..index import flatten
-from .injective import TASKS, injective, parallel, vectorize_last
+from ..machine import Machine
+from .block import annotation, extent, number, product, reduces, spatial_extents, split_loops
+from .injective import TASKS, injective, vectorize_last
 
 KEY = "netc.tile"
 """Modes: `flat`, the rows are all axes but the last, taken as one; `batch`, every tile is a task of its own; `image`,
@@ -41,16 +41,16 @@ def tile(sch: Any, blocks: list[Any], machine: Machine) -> bool:
 
 def _aligned(sch: Any, reduction: Any, result: Any) -> bool:
     """Whether the result's axes are the reduction's (whose last ones may be padded to whole tiles)."""
-    if str(annotation(sch, reduction, KEY)).endswith("flat"):
-        return len(sch.get_loops(result)) >= 2
-    return len(spatial_extents(sch, reduction)) == len(sch.get_loops(result)) >= 2
+    if _read(str(annotation(sch, reduction, KEY)))[2] == "flat":
+        return len(sch.get_loops(result)) >= 1
+    return len(spatial_extents(sch, reduction)) == len(sch.get_loops(result)) >= 1
 
 
 def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine: Machine) -> None:
-    first, second, mode = str(annotation(sch, reduction, KEY)).split()
-    height, width = int(first), int(second)
+    height, width, mode, place = _read(str(annotation(sch, reduction, KEY)))
     unrolled = mode == "channels"
-    *outer, row, column = _rows(sch, result, mode == "flat")
+    *outer, column = _rows(sch, result, mode == "flat")
+    row = outer.pop(place)
     steps = product([extent(sch, loop) for loop in split_loops(sch, reduction)[1]])
     columns = extent(sch, column)
     count = product([extent(sch, loop) for loop in [*outer, row]])
@@ -80,13 +80,20 @@ def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine
             vectorize_last(sch, list(sch.get_loops(source))[depth:], machine)
 
 
+def _read(text: str) -> tuple[int, int, str, int]:
+    """Height, width, mode, and which of the axes before the last holds the rows."""
+    height, width, mode, *place = text.split()
+    return int(height), int(width), mode, int(place[0]) if place else -1
+
+
 def _rows(sch: Any, result: Any, flat: bool) -> list[Any]:
     """The loops of the result, all but the last made one where its rows are `flat`."""
     extents = [v.dom.extent for v in sch.get(result).iter_vars]
     if flat and len(extents) > 2:
         flattened = IndexMap.from_func(lambda *i: (flatten(i[:-1], extents[:-1]), i[-1]), len(extents))
         sch.transform_block_layout(result, flattened)
-    return list(sch.get_loops(result))
+    loops = list(sch.get_loops(result))
+    return loops if len(loops) > 1 else [sch.add_unit_loop(loops[0]), *loops]
 
 
 def _tasks(sch: Any, outer: list[Any], inner: list[Any], work: int | None, machine: Machine) -> Any:

@@ -1,0 +1,168 @@
+"""Element-wise rules: arithmetic, comparison, logic, casts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import tirx
+
+from ....compiler.operators import arithmetic as op
+from ....compiler.operators.operator import Operator
+from ....compiler.types import DType, TensorType, promote
+from ..lower import DTYPES, Lowering, Tensor, rules
+from .numeric import cast, const, dtype_of, erf, exp, is_float, log, wide, zero
+
+Function = Callable[..., Any]
+
+
+def _unary(function: Function) -> Callable[..., Tensor]:
+    """A rule that applies a function to elements in the result's dtype."""
+
+    def rule(low: Lowering, node: Operator, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+        (x,) = inputs
+        assert x is not None
+        dtype = DTYPES[types[0].dtype]
+        return low.elementwise(node.name, [x], types[0], lambda v: function(cast(v, dtype)))
+
+    return rule
+
+
+def _binary(function: Function) -> Callable[..., Tensor]:
+    """A rule that applies a function to pairs of elements in the result's dtype."""
+
+    def rule(low: Lowering, node: Operator, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+        a, b = present(inputs)
+        dtype = DTYPES[types[0].dtype]
+        return low.elementwise(node.name, [a, b], types[0], lambda v, w: function(cast(v, dtype), cast(w, dtype)))
+
+    return rule
+
+
+def _comparison(function: Function) -> Callable[..., Tensor]:
+    def rule(low: Lowering, node: Operator, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+        a, b = present(inputs)
+        dtype = DTYPES[promote(a.type.dtype, b.type.dtype)]
+        return low.elementwise(node.name, [a, b], types[0], lambda v, w: function(cast(v, dtype), cast(w, dtype)))
+
+    return rule
+
+
+def present(inputs: Sequence[Tensor | None]) -> list[Tensor]:
+    """The inputs that are there."""
+    return [t for t in inputs if t is not None]
+
+
+def _sign(x: Any) -> Any:
+    dtype = dtype_of(x)
+    return tirx.Select(x > zero(dtype), const(1, dtype), tirx.Select(x < zero(dtype), const(-1, dtype), zero(dtype)))
+
+
+def _whole(function: Function) -> Function:
+    """Rounding leaves integers as they are."""
+    return lambda x: wide(function)(x) if is_float(x) else x
+
+
+def _rsqrt(x: Any) -> Any:
+    return const(1, dtype_of(x)) / tirx.sqrt(x)
+
+
+def _floor_divide(a: Any, b: Any) -> Any:
+    return wide(lambda a, b: tirx.floor(a / b))(a, b) if is_float(a) else tirx.floordiv(a, b)
+
+
+def _remainder(a: Any, b: Any) -> Any:
+    if is_float(a):
+        return wide(lambda a, b: a - tirx.floor(a / b) * b)(a, b)
+    return tirx.floormod(a, b)
+
+
+rules.table(
+    {
+        op.Add: _binary(lambda a, b: a + b),
+        op.Sub: _binary(lambda a, b: a - b),
+        op.Mul: _binary(lambda a, b: a * b),
+        op.Div: _binary(lambda a, b: a / b),
+        op.Maximum: _binary(tirx.max),
+        op.Minimum: _binary(tirx.min),
+        op.Remainder: _binary(_remainder),
+        op.FloorDivide: _binary(_floor_divide),
+        op.Eq: _comparison(tirx.EQ),
+        op.Ne: _comparison(tirx.NE),
+        op.Lt: _comparison(tirx.LT),
+        op.Le: _comparison(tirx.LE),
+        op.Gt: _comparison(tirx.GT),
+        op.Ge: _comparison(tirx.GE),
+        op.LogicalAnd: _binary(tirx.And),
+        op.LogicalOr: _binary(tirx.Or),
+        op.LogicalNot: _unary(tirx.Not),
+        op.Neg: _unary(lambda x: zero(dtype_of(x)) - x if not is_float(x) else -x),
+        op.Abs: _unary(tirx.abs),
+        op.Sign: _unary(_sign),
+        op.Floor: _unary(_whole(tirx.floor)),
+        op.Ceil: _unary(_whole(tirx.ceil)),
+        op.Round: _unary(_whole(tirx.nearbyint)),
+        op.Square: _unary(lambda x: x * x),
+        op.Exp: _unary(exp),
+        op.Log: _unary(log),
+        op.Sqrt: _unary(wide(tirx.sqrt)),
+        op.Rsqrt: _unary(wide(_rsqrt)),
+        op.Sin: _unary(wide(tirx.sin)),
+        op.Cos: _unary(wide(tirx.cos)),
+        op.Erf: _unary(erf),
+        op.Reciprocal: _unary(lambda x: const(1, dtype_of(x)) / x),
+    }
+)
+
+
+@rules(op.Pow)
+def _pow(low: Lowering, node: op.Pow, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+    a, b = present(inputs)
+    dtype = types[0].dtype
+    if dtype.is_float and b.number in _POWERS:
+        simple = wide(_POWERS[b.number])
+        return low.elementwise("pow", [a], types[0], lambda v: simple(cast(v, DTYPES[dtype])))
+    wider = dtype if dtype in (DType.F32, DType.F64) else DType.F32 if dtype.is_float else DType.F64
+
+    def power(v: Any, w: Any) -> Any:
+        made = tirx.power(cast(v, DTYPES[wider]), cast(w, DTYPES[wider]))
+        return cast(made if dtype.is_float else tirx.nearbyint(made), DTYPES[dtype])
+
+    return low.elementwise("pow", [a, b], types[0], power)
+
+
+_POWERS: dict[Any, Function] = {
+    1: lambda x: x,
+    2: lambda x: x * x,
+    3: lambda x: x * x * x,
+    0.5: tirx.sqrt,
+    -0.5: _rsqrt,
+    -1: lambda x: const(1, dtype_of(x)) / x,
+}
+
+
+@rules(op.Where)
+def _where(low: Lowering, node: op.Where, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+    dtype = DTYPES[types[0].dtype]
+    return low.elementwise(
+        "where", present(inputs), types[0], lambda c, a, b: tirx.Select(c, cast(a, dtype), cast(b, dtype))
+    )
+
+
+@rules(op.Clip)
+def _clip(low: Lowering, node: op.Clip, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+    dtype = DTYPES[types[0].dtype]
+
+    def clipped(x: Any) -> Any:
+        x = x if node.min is None else tirx.max(x, const(node.min, dtype))
+        return x if node.max is None else tirx.min(x, const(node.max, dtype))
+
+    return low.elementwise("clip", present(inputs), types[0], clipped)
+
+
+@rules(op.Cast)
+def _cast(low: Lowering, node: op.Cast, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+    (x,) = present(inputs)
+    if x.type.dtype is node.to:
+        return x
+    return low.elementwise("cast", [x], types[0], lambda v: cast(v, DTYPES[node.to]))

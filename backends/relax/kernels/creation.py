@@ -1,0 +1,40 @@
+"""Rules of tensors from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ....compiler.operators import creation as op
+from ....compiler.types import TensorType
+from ..index import literal
+from ..lower import DTYPES, Kernel, Lowering, Pattern, Tensor, rules
+from .numeric import cast, const
+
+
+@rules(op.Constant)
+def _constant(low: Lowering, node: op.Constant, inputs: Sequence[Any], types: tuple[TensorType, ...]) -> Tensor:
+    import numpy as np
+
+    if isinstance(node.value, tuple):
+        return low.array(np.array(node.value, dtype=types[0].dtype.as_numpy), types[0].dtype)
+    return low.number(node.value, types[0].dtype)
+
+
+@rules(op.Full)
+def _full(low: Lowering, node: op.Full, inputs: Sequence[Any], types: tuple[TensorType, ...]) -> Tensor:
+    (type,) = types
+    if not type.shape:
+        return low.number(node.value, type.dtype)
+    return low.map("full", [], type, lambda _: const(node.value, DTYPES[type.dtype]))
+
+
+@rules(op.Arange)
+def _arange(low: Lowering, node: op.Arange, inputs: Sequence[Any], types: tuple[TensorType, ...]) -> Tensor:
+    (type,) = types
+
+    def body(kernel: Kernel) -> Any:
+        start = kernel.dim(node.start)
+        return kernel.stage(type.shape, lambda i: cast(start + i * literal(node.step), DTYPES[type.dtype]))
+
+    return low.kernel("arange", [], [type], body, pattern=Pattern.INJECTIVE)[0]

@@ -1,0 +1,218 @@
+"""Reductions over any axes, row by row or channel by channel as the axes are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from tvm import te, tirx
+
+from ....compiler.types import Dim, TensorType
+from ..index import flatten, literal
+from ..lower import DTYPES, Kernel, Lowering, Order, Pattern, Tensor, View, logical
+from ..machine import Machine
+from ..schedule.rows import KEY as ROWS
+from ..schedule.tile import KEY as TILE
+from .numeric import accumulator, cast, const
+from .tiling import channel_width
+
+
+@dataclass(frozen=True)
+class Monoid:
+    """An associative operation and its neutral element."""
+
+    name: str
+    combine: Callable[[Any, Any], Any]
+    neutral: Callable[[str], Any]
+
+    def over(self, value: Any, axes: Sequence[Any]) -> Any:
+        reducer = te.comm_reducer(self.combine, self.neutral, self.name)
+        return reducer(value, axis=list(axes))
+
+
+def _lowest(dtype: str) -> Any:
+    return const(-inf, dtype) if "float" in dtype else tirx.min_value(dtype)
+
+
+def _highest(dtype: str) -> Any:
+    return const(inf, dtype) if "float" in dtype else tirx.max_value(dtype)
+
+
+SUM = Monoid("sum", lambda a, b: a + b, lambda dtype: const(0, dtype))
+PRODUCT = Monoid("prod", lambda a, b: a * b, lambda dtype: const(1, dtype))
+MAX = Monoid("max", lambda a, b: tirx.max(a, b), _lowest)
+MIN = Monoid("min", lambda a, b: tirx.min(a, b), _highest)
+
+
+def lanes_of(length: Dim, machine: Machine) -> int:
+    """Partial results to keep side by side when a row is reduced: a divisor of its length, 1 where there is none."""
+    if not isinstance(length, int):
+        return 1
+    widths = [v * machine.lanes for v in (4, 2, 1)] + [w for w in (8, 4) if w < machine.lanes]
+    return next((w for w in widths if length % w == 0), 1)
+
+
+def row(
+    kernel: Kernel, lead: Sequence[Any], length: Dim, element: Callable[..., Any], monoid: Monoid, name: str
+) -> Callable[..., Any]:
+    """Reduce `element(*lead index, k)` over k; gives a reader of the result by the lead index.
+
+    A row that divides into vectors is reduced to one vector first: a chain of scalar additions would wait for each.
+    """
+    rows = {ROWS: len(lead)}
+    lanes = lanes_of(length, kernel.machine)
+    if lanes == 1:
+        k = kernel.axis(length, "k")
+        whole = kernel.stage(lead, lambda *i: monoid.over(element(*i, k.var), [k]), name, attributes=rows)
+        return whole if lead else lambda: whole(literal(0))
+    assert isinstance(length, int)
+    k = kernel.axis(length // lanes, "k")
+    part = kernel.stage(
+        [*lead, lanes],
+        lambda *i: monoid.over(element(*i[:-1], k.var * literal(lanes) + i[-1]), [k]),
+        f"{name}_lanes",
+        attributes=rows,
+    )
+    v = kernel.axis(lanes, "v")
+    whole = kernel.stage(lead, lambda *i: monoid.over(part(*i, v.var), [v]), name, attributes=rows)
+    return whole if lead else lambda: whole(literal(0))
+
+
+def reduce(
+    low: Lowering,
+    name: str,
+    inputs: Sequence[Tensor],
+    dims: Sequence[int],
+    type: TensorType,
+    monoid: Monoid,
+    *,
+    keepdim: bool,
+    element: Callable[..., Any] | None = None,
+    finish: Callable[[Kernel, Any], Any] | None = None,
+    dtype: str | None = None,
+) -> Tensor:
+    """Reduce `element(index, *views)` (by default the first input) over `dims` of the first input.
+
+    `finish` is applied to each result, which is accumulated in `dtype`.
+    """
+    x = inputs[0]
+    dtype = dtype or accumulator(DTYPES[x.type.dtype])
+    kept = [a for a in x.order if a not in dims]
+    order = _result_order(kept, x.type.rank, dims, keepdim)
+    gone = [a for a in x.order if a in dims]
+    tail = next((a for a in reversed(x.order) if x.type.shape[a] != 1), None)
+    channels = tail is not None and tail in kept
+
+    def body(kernel: Kernel, *views: View) -> Any:
+        def value(place: Sequence[Any], steps: Sequence[Any]) -> Any:
+            index = logical((*kept, *gone), [*place, *steps])
+            return cast(element(index, *views) if element else views[0][index], dtype)
+
+        lead = [x.type.shape[a] for a in kept]
+        if channels:
+            total = _by_channel(kernel, lead, [x.type.shape[a] for a in gone], value, monoid)
+        else:
+            total = _by_row(kernel, lead, [x.type.shape[a] for a in gone], value, monoid)
+
+        def result(*index: Any) -> Any:
+            place = [index[a] for a in order if not keepdim or a not in dims]
+            found = total(*place)
+            return cast(finish(kernel, found) if finish else found, DTYPES[type.dtype])
+
+        return kernel.stage(type.shape, result, order=order)
+
+    pattern = Pattern.FUSABLE if len(inputs) > 1 or finish else Pattern.REDUCTION
+    return low.kernel(name, inputs, [type], body, pattern=pattern, orders=[order])[0]
+
+
+def _result_order(kept: Sequence[int], rank: int, dims: Sequence[int], keepdim: bool) -> Order:
+    """The order of the result: that of the axes that stay, reduced ones (of size 1) outermost."""
+    if keepdim:
+        return (*sorted(dims), *kept)
+    renumbered = {axis: i for i, axis in enumerate(a for a in range(rank) if a not in dims)}
+    return tuple(renumbered[a] for a in kept)
+
+
+def _by_channel(
+    kernel: Kernel, lead: Sequence[Dim], gone: Sequence[Dim], value: Callable[..., Any], monoid: Monoid
+) -> Callable[..., Any]:
+    last = lead[-1]
+    width = channel_width(last, kernel.machine) if isinstance(last, int) else 1
+    steps = [kernel.axis(d, f"k{i}") for i, d in enumerate(gone)]
+    return kernel.stage(
+        lead,
+        lambda *i: monoid.over(value(i, [s.var for s in steps]), steps),
+        f"{kernel.name}_all",
+        attributes={TILE: f"1 {width} batch"},
+    )
+
+
+def _by_row(
+    kernel: Kernel, lead: Sequence[Dim], gone: Sequence[Dim], value: Callable[..., Any], monoid: Monoid
+) -> Callable[..., Any]:
+    """The innermost reduced axis runs in vectors, the outer ones step by step."""
+    lanes = lanes_of(gone[-1], kernel.machine) if gone else 1
+    rows = {ROWS: len(lead)}
+    outer = [kernel.axis(d, f"k{i}") for i, d in enumerate(gone[:-1])]
+    places = [s.var for s in outer]
+    name = f"{kernel.name}_all"
+    if lanes == 1:
+        last = kernel.axis(gone[-1] if gone else 1, "k")
+        inner = [last.var] if gone else []
+        whole = kernel.stage(
+            lead, lambda *i: monoid.over(value(i, [*places, *inner]), [*outer, last]), name, attributes=rows
+        )
+    else:
+        length = gone[-1]
+        assert isinstance(length, int)
+        k = kernel.axis(length // lanes, "k")
+        part = kernel.stage(
+            [*lead, lanes],
+            lambda *i: monoid.over(value(i[:-1], [*places, k.var * literal(lanes) + i[-1]]), [*outer, k]),
+            f"{name}_lanes",
+            attributes=rows,
+        )
+        v = kernel.axis(lanes, "v")
+        whole = kernel.stage(lead, lambda *i: monoid.over(part(*i, v.var), [v]), name, attributes=rows)
+    return whole if lead else lambda: whole(literal(0))
+
+
+def arg_extreme(
+    low: Lowering, name: str, x: Tensor, dims: Sequence[int], type: TensorType, *, largest: bool, keepdim: bool
+) -> Tensor:
+    """The index of the first largest (smallest) element along one axis, or of all elements in row-major order."""
+    kept = [a for a in x.order if a not in dims]
+    order = _result_order(kept, x.type.rank, dims, keepdim)
+    dtype = DTYPES[x.type.dtype]
+
+    def combine(a: Sequence[Any], b: Sequence[Any]) -> tuple[Any, Any]:
+        better = a[1] > b[1] if largest else a[1] < b[1]
+        first = tirx.Or(better, tirx.And(tirx.EQ(a[1], b[1]), a[0] < b[0]))
+        return tirx.Select(first, a[0], b[0]), tirx.Select(first, a[1], b[1])
+
+    def neutral(index: str, value: str) -> tuple[Any, Any]:
+        return tirx.max_value(index), (_lowest if largest else _highest)(value)
+
+    reducer = te.comm_reducer(combine, neutral, name)
+
+    def body(kernel: Kernel, x: View) -> Any:
+        steps = [kernel.axis(x.type.shape[a], f"k{a}") for a in dims]
+        position = flatten([s.var for s in steps], [x.shape[a] for a in dims])
+        lead = [x.type.shape[a] for a in kept]
+
+        def found(*place: Any) -> Any:
+            index = logical((*kept, *dims), [*place, *(s.var for s in steps)])
+            return reducer((position, x[index]), axis=steps)
+
+        best, _ = kernel.stage(lead, found, f"{name}_all", attributes={ROWS: len(lead)})
+
+        def result(*index: Any) -> Any:
+            place = [index[a] for a in order if not keepdim or a not in dims]
+            return best(*place) if lead else best(literal(0))
+
+        return kernel.stage(type.shape, result, order=order)
+
+    assert dtype
+    return low.kernel(name, [x], [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
