@@ -18,6 +18,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from tvm import relax, te, tirx
+from tvm.script.ir_builder import IRBuilder
 
 from ...compiler.diagnostic import Diagnostic, Label, NetcError
 from ...compiler.graph import Graph, Input, ParameterRef, Ref
@@ -275,8 +276,42 @@ class Lowering:
             views.append(View(tensor, shape, source if source is None or tensor.order else _scalar_reader(source)))
         made = body(kernel, *views)
         outputs = list(made) if isinstance(made, tuple) else [made]
-        constant = all(t.constant for t in inputs) and not kernel.symbols
-        return self._call(kernel, arguments, outputs, types, orders, pattern, constant)
+        return self._call(kernel, arguments, outputs, types, orders, {"op_pattern": int(pattern)})
+
+    def program(
+        self, name: str, inputs: Sequence[Tensor], types: Sequence[TensorType], write: Callable[..., None]
+    ) -> tuple[Tensor, ...]:
+        """Call a kernel written as loops and stores, for what has no formula: `write(kernel, sources, results)`.
+
+        Sources and results are buffers stored in logical order; the program is its own schedule.
+        """
+        kernel = Kernel(name, self.machine)
+        arguments: list[tuple[Tensor, Any]] = []
+        for i, given in enumerate(inputs):
+            tensor = self.plain(given if given.number is None else self.fill(given))
+            extents = [kernel.dim(d) for d in tensor.type.shape] or [literal(1)]
+            arguments.append((tensor, te.placeholder(extents, DTYPES[tensor.type.dtype], f"in{i}")))
+
+        def statements(sources: Sequence[Any], results: Sequence[Any]) -> Any:
+            with IRBuilder() as builder:
+                write(kernel, list(sources), list(results))
+                return builder.get()
+
+        shapes = [[kernel.dim(d) for d in t.shape] or [literal(1)] for t in types]
+        dtypes = [DTYPES[t.dtype] for t in types]
+        sources = [source for _, source in arguments]
+        made: Any = te.extern(
+            shapes,
+            sources,
+            statements,
+            name=name,
+            dtype=dtypes,
+            in_buffers=[tirx.decl_buffer(s.shape, s.dtype, s.op.name) for s in sources],
+            out_buffers=[tirx.decl_buffer(s, d, f"out{i}") for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))],
+        )
+        outputs = [made] if len(types) == 1 else list(made)
+        attributes = {"op_pattern": int(Pattern.OPAQUE), "tirx.is_scheduled": True}
+        return self._call(kernel, arguments, outputs, types, [plain(t.rank) for t in types], attributes)
 
     def _call(
         self,
@@ -285,15 +320,15 @@ class Lowering:
         outputs: list[Any],
         types: Sequence[TensorType],
         orders: Sequence[Order],
-        pattern: Pattern,
-        constant: bool,
+        attributes: dict[str, Any],
     ) -> tuple[Tensor, ...]:
+        constant = all(t.constant for t, _ in arguments) and not kernel.symbols
         stage = self.prepare if constant else self.main
         bound = {d for t, _ in arguments for d in map(str, t.type.shape) if d in kernel.symbols}
         extra = sorted(kernel.symbols.keys() - bound)
         sources = [source for _, source in arguments]
         function = te.create_prim_func([*sources, *(kernel.symbols[s] for s in extra), *outputs], "int64")
-        function = function.with_attr("op_pattern", int(pattern)).without_attr("global_symbol")
+        function = function.with_attrs(attributes).without_attr("global_symbol")
         callee = stage.builder.add_func(function, kernel.name)
         read = [self.expression(t, constant) for t, _ in arguments]
         results = [
