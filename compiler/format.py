@@ -1,8 +1,8 @@
-"""`netc fmt`: one layout for every file. Tokens are kept as written, comments where they were; a second pass changes nothing.
+"""`netc fmt`: one layout for every file. Tokens are kept as written and comments where they were.
 
 Line breaks are the author's where they say something (stages of a chain, rows of a table that starts on its own line,
 statements and blank lines between them); what does not fit 120 characters is broken, what fits and was broken by chance
-is joined.
+is joined. A second pass changes nothing.
 """
 
 from __future__ import annotations
@@ -116,12 +116,12 @@ class _Formatter:
 
     def _first(self, part: Part) -> int:
         while isinstance(part, Tree):
-            part = next(c for c in part.children if c is not None)
+            part = _children(part)[0]
         return self._number[id(part)]
 
     def _last(self, part: Part) -> int:
         while isinstance(part, Tree):
-            part = next(c for c in reversed(part.children) if c is not None and not _is(c, "_NEWLINE"))
+            part = _children(part)[-1]
         return self._number[id(part)]
 
     def _text(self, token: Token, *, bare: bool = False) -> Doc:
@@ -143,7 +143,7 @@ class _Formatter:
         if opening is not None:
             return self._with_bracket(str(part.data), children, opening, bare=bare)
         if part.data in _TIGHT_RULES:
-            return Concat(parts=[self._doc(c) for c in children])
+            return self._tight_parts(children)
         return self._sentence(children, bare=bare)
 
     def _sentence(self, children: Sequence[Part], *, bare: bool = False) -> Concat:
@@ -258,22 +258,21 @@ class _Formatter:
 
     def _on_if(self, children: list[Part]) -> Doc:
         """All branches on one line, or each in a block of its own."""
+        words: list[Part] = []
+        while isinstance(children[-1], Tree) and children[-1].data == "if":
+            words += children[:-1]
+            children = _children(children[-1])
+        words += children
         parts: list[Doc] = []
-        whole = children
-        while True:
-            branch: Part = children[-1]
-            for i, child in enumerate(children):
-                block = isinstance(child, Tree) and child.data == "block"
-                if isinstance(child, Tree) and child.data == "if":
-                    break
-                if i or parts:
-                    parts.append(Text(text=" "))
-                parts.append(self._braces(_children(child)) if block else self._doc(child))
-            if not (isinstance(branch, Tree) and branch.data == "if"):
-                break
-            children = _children(branch)
-        sticky = any(self._has_newline(_children(b)) for b in _blocks(whole))
-        return Group(body=Concat(parts=parts), sticky=sticky)
+        sticky = False
+        for word in words:
+            if isinstance(word, Tree) and word.data == "block":
+                sticky = sticky or self._has_newline(_children(word))
+                parts.append(self._braces(_children(word)))
+            else:
+                parts.append(self._doc(word))
+            parts.append(Text(text=" "))
+        return Group(body=Concat(parts=parts[:-1]), sticky=sticky)
 
     # -- expressions
 
@@ -287,14 +286,13 @@ class _Formatter:
         while isinstance(left, Tree) and left.data == "binary" and _LEVEL[_token(left.children[1]).type] == level:
             left, operator, right = _children(left)
             tail.append((_token(operator), right))
-        if level == 6 or (self._tight and all(op.type == "TIMES" for op, _ in tail)):
-            parts = [self._doc(left)]
-            for op, operand in reversed(tail):
-                parts += [self._doc(op), self._doc(operand)]
-            return Concat(parts=parts)
-        parts = []
+        tight = level == _LEVEL["POWER"] or (self._tight and all(op.type == "TIMES" for op, _ in tail))
+        parts: list[Doc] = []
         for op, operand in reversed(tail):
-            parts += [self._line_before(op), self._doc(op), Text(text=" "), self._doc(operand)]
+            parts += [Text() if tight else self._line_before(op), self._doc(op)]
+            parts += [Text(text="" if tight else " "), self._doc(operand)]
+        if tight:
+            return Concat(parts=[self._doc(left), *parts])
         sticky = any(self._broken_before(op) for op, _ in tail)
         return Group(body=Concat(parts=[self._doc(left), Nest(body=Concat(parts=parts))]), sticky=sticky)
 
@@ -312,10 +310,9 @@ class _Formatter:
         while True:
             _, if_, condition, else_, last = children
             words += [_token(if_), _token(else_)]
-            chained = isinstance(last, Tree) and last.data == "ternary"
             parts += [self._line_before(_token(if_)), self._doc(if_), Text(text=" "), self._doc(condition)]
             parts += [self._line_before(_token(else_)), self._doc(else_), Text(text=" ")]
-            if not chained:
+            if not (isinstance(last, Tree) and last.data == "ternary"):
                 break
             children = _children(last)
             parts.append(self._doc(children[0]))
@@ -374,11 +371,12 @@ class _Formatter:
         stages[-1] = (stages[-1][0], Concat(parts=parts))
         return Chain(operand=operand, stages=stages)
 
-    def _on_slice(self, children: list[Part]) -> Doc:
+    def _tight_parts(self, children: Sequence[Part]) -> Doc:
+        """Parts without spaces, except where two tokens would be read as one: `%x :1`, `%x .y`."""
         parts: list[Doc] = []
         for child in children:
-            value = parts and _is(child, "COLON") and self._tokens[self._first(child) - 1].type == "VALUE"
-            if value:  # `%x:1` would be another value
+            point = _is(child, "COLON") or _is(child, "DOT")
+            if parts and point and self._tokens[self._first(child) - 1].type in ("VALUE", "PARAMETER"):
                 parts.append(Text(text=" "))
             parts.append(self._doc(child))
         return Concat(parts=parts)
@@ -433,7 +431,7 @@ def _leaves(tree: Tree[Token]) -> Iterator[Token]:
 
 
 def _children(part: Tree[Token]) -> list[Part]:
-    return [c for c in part.children if c is not None and not _is(c, "_NEWLINE")]
+    return [c for c in cast(list[Any], part.children) if c is not None and not _is(c, "_NEWLINE")]
 
 
 def _is(part: Part, kind: str) -> bool:
@@ -448,15 +446,3 @@ def _token(part: Part) -> Token:
 def _tree(part: Part) -> Tree[Token]:
     assert isinstance(part, Tree)
     return part
-
-
-def _blocks(children: Sequence[Part]) -> Iterator[Tree[Token]]:
-    """The blocks of all branches."""
-    while children:
-        following: Sequence[Part] = ()
-        for child in children:
-            if isinstance(child, Tree) and child.data == "block":
-                yield child
-            elif isinstance(child, Tree) and child.data == "if":
-                following = _children(child)
-        children = following

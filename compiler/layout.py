@@ -58,8 +58,9 @@ class Mode(Enum):
 
 @dataclass(slots=True)
 class Doc:
-    """A piece of layout. `flat` is its width on one line; `head` the width up to its first certain line end, and
-    `certain` whether there is one; `lead` the width up to the first possible line end, and `open` whether there is one."""
+    """A piece of layout. `flat` is its width on one line; `head` the width up to its first certain line end, where
+    `certain` says that there is one; `lead` the width up to the first possible line end, where `open` says so.
+    """
 
     flat: int = 0
     head: int = 0
@@ -131,7 +132,7 @@ class Concat(Doc):
 
 @dataclass(slots=True)
 class Nest(Doc):
-    """Lines within stand further in."""
+    """Lines within stand further in, where the group is broken."""
 
     body: Doc = field(default_factory=Doc)
 
@@ -257,7 +258,7 @@ class Printer:
         elif isinstance(doc, Group):
             self._render(doc.body, indent, self._mode(doc, mode, tail), tail)
         elif isinstance(doc, Nest):
-            self._render(doc.body, indent + INDENT, mode, tail)
+            self._render(doc.body, indent + INDENT if mode is Mode.BROKEN else indent, mode, tail)
         elif isinstance(doc, Line):
             if mode is Mode.BROKEN or self._comment:
                 self._newline(indent, doc.blank)
@@ -315,20 +316,17 @@ class Printer:
 
 
 def align_comments(lines: Iterable[tuple[str, str]], width: int) -> list[str]:
-    """Lines with their comments, those on neighbouring lines under one another where that fits."""
-    rows = list(lines)
+    """Lines with their comments; those on neighbouring lines of one block stand under one another where that fits."""
     out: list[str] = []
-    i = 0
-    while i < len(rows):
-        end = i
-        while end < len(rows) and rows[end][0].strip() and rows[end][1]:
-            end += 1
-        column = max((len(code) for code, _ in rows[i:end]), default=0)
-        together = all(column + 2 + len(comment) <= width for _, comment in rows[i:end])
-        for code, comment in rows[i:end]:
-            out.append(f"{code.ljust(column) if together else code}  {comment}")
-        if end == i:
-            out.append("".join(rows[i]).rstrip())
-            end += 1
-        i = end
-    return out
+    run: list[tuple[str, str]] = []
+    for code, comment in [*lines, ("", "")]:
+        if run and (not comment or not code.strip() or run[-1][0].endswith(("{", "[", "("))):
+            column = max(len(code) for code, _ in run)
+            together = all(column + 2 + len(comment) <= width for _, comment in run)
+            out += [f"{code.ljust(column) if together else code}  {comment}" for code, comment in run]
+            run = []
+        if comment and code.strip():
+            run.append((code, comment))
+        else:
+            out.append(code + comment)
+    return out[:-1]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import resources
 from math import inf
 from typing import Any, cast
 
-from lark import Lark, Token, Transformer_NonRecursive, v_args
+from lark import Lark, Token, Transformer_NonRecursive, v_args  # pyright: ignore[reportUnknownVariableType]
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
 from . import tree as t
@@ -37,7 +37,7 @@ class _Lines:
 @cache
 def grammar(*, keep_all_tokens: bool = False) -> Lark:
     """The parser of files and expressions; with all tokens kept for what must write a text back."""
-    text = resources.files(__package__.rpartition(".")[0] + ".grammar").joinpath("net.lark").read_text("utf-8")
+    text = resources.files(__name__.rsplit(".", 2)[0] + ".grammar").joinpath("net.lark").read_text("utf-8")
     return Lark(
         text,
         parser="lalr",
@@ -63,10 +63,10 @@ def parse(source: Source) -> t.File:
 
 
 def _build(source: Source, start: str, text: str, base: int) -> t.Tree:
-    builder = _Builder(source, base)
-    tree = builder.transform(grammar().parse(text, start=start))
-    if builder.problems:
-        raise NetcError(builder.problems)
+    problems: list[Diagnostic] = []
+    tree = cast(t.Tree, _Builder(source, base, problems).transform(grammar().parse(text, start=start)))
+    if problems:
+        raise NetcError(problems)
     return tree
 
 
@@ -114,23 +114,23 @@ _WORDS = {
 
 def _problem(source: Source, error: UnexpectedInput, base: int, limit: int) -> Diagnostic:
     if isinstance(error, UnexpectedCharacters):
-        at = base + error.pos_in_stream
+        at = base + cast(int, error.pos_in_stream)
         character = source.text[at : at + 1]
         expected = error.allowed or set()
         message = f"unexpected {character!r}" if character != '"' else "this string does not end on its line"
         span = Span(source, at, min(at + 1, len(source.text)))
     elif isinstance(error, UnexpectedToken) and error.token.type != "$END":
-        token = error.token
+        token = cast(Token, error.token)
         at = base + (token.start_pos or 0)
         expected = error.accepts or error.expected
         message = "the line ends too early" if token.type == "_NEWLINE" else f"unexpected `{token}`"
         span = Span(source, at, at + (1 if token.type == "_NEWLINE" else len(token)))
     else:
-        expected = getattr(error, "accepts", None) or (error.expected if isinstance(error, UnexpectedEOF) else set())
+        expected = getattr(error, "accepts", None) or (error.expected if isinstance(error, UnexpectedEOF) else ())
         end = len(source.text[:limit].rstrip())
         message = "the declaration ends too early"
         span = Span(source, max(end - 1, 0), max(end, min(1, len(source.text))))
-    names = sorted(_word(name) for name in expected)
+    names = sorted(_word(str(name)) for name in cast("Iterable[str]", expected))
     notes = (f"here may stand: {', '.join(names)}",) if 0 < len(names) <= 12 else ()
     return Diagnostic("syntax", message, (Label(span),), notes, _advice(source, span))
 
@@ -177,16 +177,16 @@ Items = list[Any]
 class _Builder(Transformer_NonRecursive[Token, Any]):
     """Lark's tree → ours."""
 
-    def __init__(self, source: Source, base: int) -> None:
+    def __init__(self, source: Source, base: int, problems: list[Diagnostic]) -> None:
         super().__init__(visit_tokens=False)
-        self.problems: list[Diagnostic] = []
+        self._problems = problems
         self._source = source
         self._base = base
 
     # -- helpers
 
     def _refuse(self, message: str, span: Span, fix: str | None = None) -> None:
-        self.problems.append(Diagnostic("syntax", message, (Label(span),), fix=fix))
+        self._problems.append(Diagnostic("syntax", message, (Label(span),), fix=fix))
 
     def _span(self, meta: Meta) -> Span:
         if meta.empty:
@@ -227,9 +227,9 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
         try:
             return cast(t.Expr, _build(self._source, "expr", text, offset))
         except UnexpectedInput as error:
-            self.problems.append(_problem(self._source, error, offset, offset + len(text)))
+            self._problems.append(_problem(self._source, error, offset, offset + len(text)))
         except NetcError as error:
-            self.problems.extend(error.diagnostics)
+            self._problems.extend(error.diagnostics)
         return t.Constant(Span(self._source, offset, offset + len(text)), None)
 
     def _whole(self, text: str, span: Span) -> int:
@@ -514,10 +514,8 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
         return tuple(one for group in items for one in group)
 
 
-setattr(_Builder, "import", _Builder.import_)  # rules that are Python keywords
-setattr(_Builder, "for", _Builder.for_)
-setattr(_Builder, "if", _Builder.if_)
-setattr(_Builder, "return", _Builder.return_)
+for _rule in ("import", "for", "if", "return"):  # Python keywords
+    setattr(cast(Any, _Builder), _rule, vars(_Builder)[f"{_rule}_"])
 
 
 def _present(items: Items) -> Items:

@@ -1,24 +1,28 @@
-"""Texts nobody would write: drawn from the grammar itself, and made by damaging good ones. Every draw follows a seed."""
+"""Texts nobody would write: drawn from the grammar itself, or good ones damaged. Every draw follows a seed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from random import Random
+from typing import Any
 
 from netc.compiler.syntax import grammar
+from netc.compiler.tree import Tree
 
-NAMES = (
+_WORDS = (
     "x y c d N H W T i j k depth block stride width conv2d linear relu batch_norm mean sum max concat layer_norm "
-    "scan target input output scope graph param pass Basic f32 i64 int float s K ms".split()
+    "scan target input output scope graph param pass Basic f32 i64 int float s K ms"
 )
+_NAMES = _WORDS.split()
 _PATHS = ["conv1", "layer1.0", "downsample.0.bn", "a~1", "a.b~2.c", "weight", "fc"]
 
-_COMMENTS = ["# a comment", "#", "#:tight", "# with \" and { and [ inside"]
+_COMMENTS = ["# a comment", "#", "#:tight", '# with " and { and [ inside']
 
 # What a terminal may look like; those of fixed text write themselves.
 _TERMINALS: dict[str, Callable[[Random], str]] = {
-    "NAME": lambda r: r.choice(NAMES),
+    "NAME": lambda r: r.choice(_NAMES),
     "PATH": lambda r: r.choice(_PATHS),
     "VALUE": lambda r: "%" + r.choice(_PATHS) + r.choice(["", "", ":1"]),
     "PARAMETER": lambda r: "@" + r.choice(_PATHS),
@@ -28,7 +32,9 @@ _TERMINALS: dict[str, Callable[[Random], str]] = {
     "COMPARE": lambda r: r.choice(["==", "!=", "<=", ">=", "<", ">"]),
     "TIMES": lambda r: r.choice(["*", "/", "//"]),
     "PHASE": lambda r: r.choice(["train", "infer"]),
-    "_NEWLINE": lambda r: r.choice(["\n", "\n", "\n\n", f"  {r.choice(_COMMENTS)}\n", f"\n\n {r.choice(_COMMENTS)}\n\n"]),
+    "_NEWLINE": lambda r: r.choice(
+        ["\n", "\n", "\n\n", f"  {r.choice(_COMMENTS)}\n", f"\n\n {r.choice(_COMMENTS)}\n\n"]
+    ),
 }
 
 # Before these a statement may go on in the next line.
@@ -134,3 +140,11 @@ def _mutate_once(random: Random, text: str, vocabulary: Sequence[str]) -> str:
 def vocabulary(texts: Sequence[str]) -> list[str]:
     """The tokens of some texts, each once."""
     return sorted({t for text in texts for t in _TOKEN.findall(text) if not t.isspace()})
+
+
+def without_spans(part: Any) -> Any:
+    """A syntax tree as nested tuples that compare equal for texts that differ in layout only."""
+    if isinstance(part, Tree):
+        values = (without_spans(getattr(part, f.name)) for f in fields(part) if f.name != "span")
+        return (type(part).__name__, *values)
+    return tuple(map(without_spans, part)) if isinstance(part, tuple) else part
