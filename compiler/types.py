@@ -96,7 +96,9 @@ class Quotient:
     denominator: int
 
     def __str__(self) -> str:
-        return f"({self.numerator})//{self.denominator}"
+        (_, first), *rest = self.numerator.terms
+        numerator = f"({self.numerator})" if rest or first < 0 else str(self.numerator)
+        return f"{numerator}//{self.denominator}"
 
 
 Atom = str | Quotient
@@ -143,8 +145,9 @@ class Expression:
     def __str__(self) -> str:
         text = ""
         for monomial, coefficient in self.terms:
-            body = "*".join(str(a) if p == 1 else f"{a}**{p}" for a, p in monomial)
             size = abs(coefficient)
+            alone = size == 1 and len(monomial) == 1 and (coefficient > 0 or bool(text))
+            body = "*".join(_factor(a, p, alone) for a, p in monomial)
             part = str(size) if not body else body if size == 1 else f"{size}*{body}"
             sign = "-" if coefficient < 0 else "+"
             text = f"{text} {sign} {part}" if text else (f"-{part}" if coefficient < 0 else part)
@@ -152,6 +155,11 @@ class Expression:
 
     def __repr__(self) -> str:
         return f"<{self}>"
+
+
+def _factor(atom: Atom, power: int, alone: bool) -> str:
+    text = f"({atom})" if isinstance(atom, Quotient) and not (alone and power == 1) else str(atom)
+    return text if power == 1 else f"{text}**{power}"
 
 
 Dim = int | Expression
