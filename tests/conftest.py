@@ -20,6 +20,10 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bless", action="store_true", help="rewrite what the pages of tests/book print")
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     """Seed the global generators, for code under test that draws from them."""

@@ -54,7 +54,7 @@ BUILDS_ON = {
     "checkpoint": "types diagnostic",
     "grammar": "",
     "specs": "",
-    "backends": "graph diagnostic weights target",
+    "backends": "passes diagnostic weights target",
     "netc": "pipeline expectation reference format specs backends",
 }
 
