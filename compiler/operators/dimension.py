@@ -31,6 +31,10 @@ def _number(value: Any) -> float:
     return value
 
 
+def _size_or_sizes(value: Any) -> Dim | tuple[Dim, ...]:
+    return tuple(_size(v) for v in value) if isinstance(value, (list, tuple)) else _size(value)  # pyright: ignore[reportUnknownVariableType]
+
+
 def _several(value: Any) -> Any:
     return (value,) if isinstance(value, (int, Expression)) else value
 
@@ -46,6 +50,9 @@ Size = Annotated[Dim, PlainValidator(_size)]
 
 Sizes = Annotated[tuple[Size, ...], BeforeValidator(_several)]
 """Sizes; text may give one."""
+
+SizeOrSizes = Annotated[Dim | tuple[Dim, ...], PlainValidator(_size_or_sizes)]
+"""A size or a list of sizes, kept apart."""
 
 Number = Annotated[float, PlainValidator(_number)]
 """An int, float or bool, kept as it is."""

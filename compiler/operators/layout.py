@@ -11,6 +11,7 @@ from .dimension import (
     Integers,
     Movement,
     Size,
+    SizeOrSizes,
     Sizes,
     aligned,
     along,
@@ -398,7 +399,7 @@ class Split(Movement):
     """Consecutive parts of the given sizes along `dim`; a single size makes parts of it, the last maybe smaller."""
 
     operands = operands("x")
-    sizes: Size | tuple[Size, ...]
+    sizes: SizeOrSizes
     dim: Integer = 0
 
     def canonical(self, *inputs: TensorType | None) -> Split:
