@@ -450,7 +450,7 @@ def _check_node(graph: Graph, path: str, node: Node, seen: set[str]) -> Iterator
         if isinstance(ref, Value):
             if ref.node not in seen:
                 yield f"%{path} reads {ref} before it is computed"
-            yield from _check_phase(graph, node, ref)
+            yield from check_phase(graph, node, ref)
     problem = check_operands(node.op, node.inputs)
     if problem:
         yield f"%{path}: {problem}"
@@ -468,7 +468,7 @@ def _listed(types: Iterable[TensorType]) -> str:
     return ", ".join(map(str, types))
 
 
-def _check_phase(graph: Graph, node: Node, ref: Value) -> Iterator[str]:
+def check_phase(graph: Graph, node: Node, ref: Value) -> Iterator[str]:
     source = graph.nodes[ref.node].phase
     if isinstance(node.op, SelectPhase):
         allowed: Phase = "train" if node.inputs[0] == ref else "infer"
