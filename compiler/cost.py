@@ -311,16 +311,16 @@ class _Measure:
         return where
 
     def chain(self, weight: Callable[[_Spent], Dim]) -> Chain:
-        """The heaviest chain from an input, each node weighing `weight`."""
-        heaviest: dict[str, int] = {}
+        """The heaviest chain from an input, each node weighing `weight`; of equals the one of more nodes."""
+        heaviest: dict[str, tuple[int, int]] = {}
         before: dict[str, str | None] = {}
         for path, node in self.live.items():
             if not self.spent[path].varies:
                 continue
             sources = [r.node for r in _reads(node, self.phase) if isinstance(r, Value) and r.node in heaviest]
             best = max(sources, key=heaviest.__getitem__, default=None)
-            own = 0 if isinstance(node.op, Input) else self.number(weight(self.spent[path]))
-            heaviest[path] = own + (heaviest[best] if best else 0)
+            reached, length = heaviest[best] if best else (0, 0)
+            heaviest[path] = reached + self.number(weight(self.spent[path])), length + 1
             before[path] = best
         path = max(heaviest, key=heaviest.__getitem__, default=None)
         chain: list[str] = []
@@ -389,9 +389,11 @@ class _Tree:
 def _rows(graph: Graph, measure: _Measure) -> list[Row]:
     tree = _Tree()
     for path, node in measure.live.items():
+        spent = measure.spent[path]
         if isinstance(node.op, Input):
+            tree.at("").peak = max(tree.at("").peak, spent.peak, key=measure.number)
             continue
-        spent, tally = measure.spent[path], tree.at(path)
+        tally = tree.at(path)
         tally.nodes += 1
         tally.peak = spent.peak
         tally.add(macs=spent.macs, other=spent.other, activations=spent.activations)
