@@ -239,6 +239,7 @@ class Edit:
         return node
 
     def type(self, ref: Ref) -> TensorType:
+        ref = self._resolve(ref)
         if isinstance(ref, ParameterRef):
             return self._parameters[ref.parameter].type
         return self._nodes[ref.node].types[ref.index]
