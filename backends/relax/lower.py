@@ -126,6 +126,17 @@ class Kernel:
     def _symbol(self, name: str) -> Any:
         return self.symbols.setdefault(name, tirx.Var(name, "int64"))
 
+    def whole(self, dim: Dim, multiple: int) -> tuple[Any, bool]:
+        """The extent of an axis brought to whole tiles, and whether that lengthens it.
+
+        A symbolic one is padded in the very form that splitting a loop gives, in which the scheduler recognises it.
+        """
+        if divide(dim, multiple) is not None:
+            return self.dim(dim), False
+        if isinstance(dim, int):
+            return literal(-(-dim // multiple) * multiple), True
+        return tirx.floordiv(self.dim(dim) + literal(multiple - 1), literal(multiple)) * literal(multiple), True
+
     def axis(self, extent: Any, name: str) -> Any:
         """A reduction axis; the extent is a `Dim` or an expression."""
         return te.reduce_axis((literal(0), self._extent(extent)), name)
@@ -503,7 +514,7 @@ def regroup(shape: Shape, order: Order, target: Shape) -> Order | None:
 
 
 def axis_groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]] | None:
-    """The finest matching of consecutive old axes with consecutive new ones of the same volume; None if not decidable."""
+    """The finest matching of consecutive old axes with new ones of the same volume; None where it is not decidable."""
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):

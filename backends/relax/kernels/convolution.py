@@ -8,12 +8,13 @@ from typing import Any
 
 from tvm import te, tirx
 
+from ....compiler.operators import convolution as op
 from ....compiler.types import Dim, TensorType
 from ..index import literal
-from ..lower import DTYPES, Kernel, Lowering, Pattern, Tensor, View, channels_last
+from ..lower import DTYPES, Kernel, Lowering, Pattern, Tensor, View, channels_last, rules
 from ..schedule.tile import KEY
 from .numeric import accumulator, cast, zero
-from .tiling import channel_width, padded, tiling
+from .tiling import channel_width, padded, symbolic_height, tiling
 
 Pairs = Sequence[tuple[int, int]]
 TAPS = 32
@@ -34,16 +35,99 @@ def convolve(
 ) -> Tensor:
     """`x` [N, C, *space] with `weight` [F, C/groups, *kernel]; the result is stored channels last."""
     outputs, inputs, *taps = map(known, weight.type.shape)
+    if inputs == 1 and outputs == groups > 1:
+        return _depthwise(low, x, weight, bias, type, stride, padding, dilation)
+
+    def places(space: Sequence[Any], steps: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        return window(space, steps, stride, dilation), [step.var for step in steps]
+
+    return _contract(low, "conv", x, weight, bias, type, padding, groups, taps, places)
+
+
+def transpose_convolve(
+    low: Lowering,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    type: TensorType,
+    *,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The transpose of a convolution, `weight` [C, F/groups, *kernel], as a gathering: no multiplication by zero.
+
+    Place s of the result receives input i through tap k where s + padding = i · stride + k. So k runs over
+    (s + padding) mod stride + j · stride, and i = ⌊(s + padding) / stride⌋ - j. A dilated kernel is spread out first.
+    """
+    spread, taps = _spread(low, weight, groups, stride, dilation)
+    sizes = [(k - 1) * d + 1 for k, d in zip(map(known, weight.type.shape[2:]), dilation, strict=True)]
+    around: list[tuple[int, int]] = []
+    for j, size, st, (before, _), n, out in zip(
+        taps, sizes, stride, padding, x.type.shape[2:], type.shape[2:], strict=True
+    ):
+        beyond = (out - 1 + before) // st - (n - 1)
+        assert isinstance(beyond, int) and size
+        around.append((max(0, j - 1 - before // st), max(0, beyond)))
+
+    def places(space: Sequence[Any], steps: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        inputs, kernels = [], []
+        for s, step, st, (before, _), (front, _) in zip(space, steps, stride, padding, around, strict=True):
+            shifted = s + literal(before)
+            inputs.append(tirx.floordiv(shifted, literal(st)) - step.var + literal(front))
+            kernels.append(tirx.floormod(shifted, literal(st)) + step.var * literal(st))
+        return inputs, kernels
+
+    return _contract(low, "conv_transpose", x, spread, bias, type, around, groups, taps, places)
+
+
+def _spread(
+    low: Lowering, weight: Tensor, groups: int, stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[Tensor, list[int]]:
+    """The weight as `[F, C/groups, *kernel]` with the dilation's zeros, and the taps of each phase of the stride."""
+    inputs, per_group, *kernel = map(known, weight.type.shape)
+    taps = [-(-((k - 1) * d + 1) // st) for k, d, st in zip(kernel, dilation, stride, strict=True)]
+    each = inputs // groups
+
+    def element(index: Sequence[Any], w: View) -> Any:
+        f, c, *at = index
+        exists = [
+            condition
+            for i, k, d in zip(at, kernel, dilation, strict=True)
+            for condition in (tirx.floormod(i, literal(d)) == literal(0), i < literal(k * d))
+        ]
+        source = [tirx.floordiv(i, literal(d)) for i, d in zip(at, dilation, strict=True)]
+        channel = tirx.floordiv(f, literal(per_group)) * literal(each) + c
+        read = w[(channel, tirx.floormod(f, literal(per_group)), *source)]
+        return tirx.if_then_else(tirx.all(*exists), read, zero(w.dtype))
+
+    shape = (per_group * groups, each, *(j * st for j, st in zip(taps, stride, strict=True)))
+    return low.map("spread", [weight], TensorType(weight.type.dtype, shape), element), taps
+
+
+def _contract(
+    low: Lowering,
+    name: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    type: TensorType,
+    padding: Pairs,
+    groups: int,
+    taps: Sequence[int],
+    places: Callable[..., tuple[Sequence[Any], Sequence[Any]]],
+) -> Tensor:
+    """Sum over taps and channels; `places` gives where a place of the result and taps lie in input and kernel."""
+    outputs, inputs = map(known, weight.type.shape[:2])
     order = channels_last(type.rank)
     if not pads(padding):
         x = low.reorder(x, order)
-    operands = [bias] if bias is not None else []
-    if inputs == 1 and outputs == groups > 1:
-        return _depthwise(low, x, weight, operands, type, stride, padding, dilation)
     per_group = outputs // groups
     height, width = tiling(type.shape[-1], per_group, low.machine)
     if groups > 1:
-        width = next(w for w in range(min(width, per_group), 0, -1) if per_group % w == 0)
+        width = next(w for w in (4 * low.machine.lanes >> i for i in range(8)) if per_group % w == 0)
+        width = min(width, 2 * low.machine.lanes)
 
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
         source = padding_stage(kernel, x, padding, zero(x.dtype))
@@ -53,22 +137,22 @@ def convolve(
 
         def product(n: Any, *place: Any) -> Any:
             *space, f = place
-            at = window(space, steps, stride, dilation)
+            at, tap = places(space, steps)
             channel = c.var if groups == 1 else f // literal(per_group) * literal(inputs) + c.var
-            factor = w[(f // literal(width), *(s.var for s in steps), c.var, f % literal(width))]
+            factor = w[(f // literal(width), *tap, c.var, f % literal(width))]
             return te.sum(cast(source(n, *at, channel), dtype) * cast(factor, dtype), axis=[*steps, c])
 
         return tiled(kernel, type, product, bias, f"{height} {width} image")
 
-    packed = pack(low, weight, width)
-    return low.kernel("conv", [x, packed, *operands], [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
+    operands = [x, pack(low, weight, width), *([bias] if bias is not None else [])]
+    return low.kernel(name, operands, [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
 
 
 def _depthwise(
     low: Lowering,
     x: Tensor,
     weight: Tensor,
-    operands: list[Tensor],
+    bias: Tensor | None,
     type: TensorType,
     stride: Sequence[int],
     padding: Pairs,
@@ -79,6 +163,8 @@ def _depthwise(
     width = channel_width(channels, low.machine)
     height = rows_for(type.shape[-1], width, low)
     last = low.reorder(weight, (*range(1, weight.type.rank), 0))
+    if not pads(padding):
+        x = low.reorder(x, order)
 
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
         source = padding_stage(kernel, x, padding, zero(x.dtype))
@@ -93,15 +179,15 @@ def _depthwise(
 
         return tiled(kernel, type, product, bias, f"{height} {width} {channels_mode(taps)}")
 
-    made = low.kernel("depthwise_conv", [x, last, *operands], [type], body, pattern=Pattern.FUSABLE, orders=[order])
-    return made[0]
+    operands = [x, last, *([bias] if bias is not None else [])]
+    return low.kernel("depthwise_conv", operands, [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
 
 
 def rows_for(rows: Dim, width: int, low: Lowering) -> int:
     """Rows of a tile where every channel is reduced for itself."""
     most = max(1, low.machine.accumulators // 2 // -(-width // low.machine.lanes))
     if not isinstance(rows, int):
-        return most
+        return symbolic_height(rows, most)
     return next((h for h in range(min(most, rows), most // 2, -1) if rows % h == 0), min(most, rows))
 
 
@@ -120,16 +206,16 @@ def tiled(
     batch, channels, *space = type.shape
     height, width, _ = tile.split()
     height, width = int(height), int(width)
-    whole = [*space[:-1], padded(space[-1], height)]
+    whole, ragged = kernel.whole(space[-1], height)
     last = kernel.dim(space[-1])
 
     def accumulated(n: Any, *place: Any) -> Any:
         *at, c = place
-        if whole[-1] != space[-1]:
+        if ragged:
             at[-1] = tirx.min(at[-1], last - literal(1))
         return element(n, *at, c)
 
-    shape = [batch, *whole, padded(channels, width)]
+    shape = [batch, *space[:-1], whole, padded(channels, width)]
     total = kernel.stage(shape, accumulated, f"{kernel.name}_sum", attributes={KEY: tile})
 
     def result(n: Any, c: Any, *at: Any) -> Any:
@@ -154,7 +240,7 @@ def window(space: Sequence[Any], steps: Sequence[Any], stride: Sequence[int], di
 
 
 def padding_stage(kernel: Kernel, x: View, padding: Pairs, value: Any) -> Callable[..., Any]:
-    """A reader of `x` by `(n, *space, channel)` that reaches into the padding; a stage of its own where there is any."""
+    """A reader of `x` by `(n, *space, channel)` that reaches into the padding, if any, which is then a stage."""
     if not pads(padding):
         return lambda n, *place: x[(n, place[-1], *place[:-1])]
     batch, channels, *space = x.type.shape
@@ -199,3 +285,41 @@ def known(dim: Dim) -> int:
     """A dimension that a kernel must know."""
     assert isinstance(dim, int), f"a symbolic dimension {dim} where a weight has its shape"
     return dim
+
+
+@rules(op.Conv1d, op.Conv2d, op.Conv3d)
+def _convolution(
+    low: Lowering, node: op.Convolution, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]
+) -> Tensor:
+    x, weight, bias = inputs
+    assert x is not None and weight is not None
+    return convolve(
+        low,
+        x,
+        weight,
+        bias,
+        types[0],
+        stride=node.stride,
+        padding=node.padding,
+        dilation=node.dilation,
+        groups=node.groups,
+    )
+
+
+@rules(op.ConvTranspose1d, op.ConvTranspose2d, op.ConvTranspose3d)
+def _transposed(
+    low: Lowering, node: op.Transposed, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]
+) -> Tensor:
+    x, weight, bias = inputs
+    assert x is not None and weight is not None
+    return transpose_convolve(
+        low,
+        x,
+        weight,
+        bias,
+        types[0],
+        stride=node.stride,
+        padding=node.padding,
+        dilation=node.dilation,
+        groups=node.groups,
+    )

@@ -36,10 +36,10 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
         dtype = accumulator(x.dtype)
         extents = [kernel.dim(d) for d in lead]
         last = kernel.dim(rows) - literal(1)
-        whole = padded(rows, height)
+        whole, ragged = kernel.whole(rows, height)
 
         def product(i: Any, f: Any) -> Any:
-            at = unflatten(i if whole == rows else tirx.min(i, last), extents)
+            at = unflatten(tirx.min(i, last) if ragged else i, extents)
             value = x[logical(order, [*at, k.var])]
             factor = w[(f // literal(width), k.var, f % literal(width))]
             return te.sum(cast(value, dtype) * cast(factor, dtype), axis=[k])
@@ -86,18 +86,18 @@ def matmul(
         k = kernel.axis(inner, "k")
         dtype = accumulator(DTYPES[type.dtype])
         last = kernel.dim(rows) - literal(1)
-        whole = padded(rows, height)
+        whole, ragged = kernel.whole(rows, height)
 
         def product(*index: Any) -> Any:
             *at, i, j = index
-            row = i if whole == rows else tirx.min(i, last)
+            row = tirx.min(i, last) if ragged else i
             value = a.broadcast([*at, row, k.var])
             tile = [k.var, j] if direct else [j // literal(width), k.var, j % literal(width)]
             lead = at[len(at) - (len(b.shape) - len(tile)) :]
             factor = b[[*(literal(0) if d == 1 else i for i, d in zip(lead, b.type.shape, strict=False)), *tile]]
             return te.sum(cast(value, dtype) * cast(factor, dtype), axis=[k])
 
-        shape = [*batch, whole, padded(columns, width)]
+        shape = [*batch, whole, kernel.whole(columns, width)[0]]
         tile = f"{height} {width} batch {order.index(len(batch))}"
         total = kernel.stage(shape, product, f"{name}_sum", order=order, attributes={KEY: tile})
 

@@ -15,7 +15,7 @@ from ..schedule.tile import KEY
 from .convolution import Pairs, channels_mode, padding_stage, pads, rows_for, window
 from .numeric import accumulator, cast, const
 from .reduction import MAX, SUM, Monoid
-from .tiling import channel_width, padded
+from .tiling import channel_width
 
 
 def max_pool(
@@ -140,11 +140,11 @@ def windows(
         dtype = accumulator(x.dtype)
         value, steps = element(kernel, x)
         last = kernel.dim(space[-1]) - literal(1)
-        whole = padded(space[-1], height)
+        whole, ragged = kernel.whole(space[-1], height)
 
         def accumulated(n: Any, *place: Any) -> Any:
             *at, c = place
-            if whole != space[-1]:
+            if ragged:
                 at[-1] = tirx.min(at[-1], last)
             return monoid.over(cast(value(n, at, c), dtype), steps)
 

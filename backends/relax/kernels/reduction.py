@@ -8,14 +8,17 @@ from math import inf
 from typing import Any
 
 from tvm import te, tirx
+from tvm.script.ir_builder import tirx as T
 
-from ....compiler.types import Dim, TensorType
+from ....compiler.operators import reduction as op
+from ....compiler.types import Dim, TensorType, volume
 from ..index import flatten, literal
-from ..lower import DTYPES, Kernel, Lowering, Order, Pattern, Tensor, View, logical
+from ..lower import DTYPES, Kernel, Lowering, Order, Pattern, Tensor, View, logical, rules
 from ..machine import Machine
 from ..schedule.rows import KEY as ROWS
 from ..schedule.tile import KEY as TILE
-from .numeric import accumulator, cast, const
+from .numeric import accumulator, cast, const, dtype_of
+from .program import lines
 from .tiling import channel_width
 
 
@@ -216,3 +219,108 @@ def arg_extreme(
 
     assert dtype
     return low.kernel(name, [x], [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
+
+
+def _dims(node: op.Reduction, x: Tensor) -> tuple[int, ...]:
+    return tuple(sorted(d % x.type.rank for d in node.dim)) if node.dim else tuple(range(x.type.rank))
+
+
+@rules(op.Sum, op.Prod, op.Max, op.Min)
+def _reduction(
+    low: Lowering, node: op.Reduction, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]
+) -> Tensor:
+    (x,) = inputs
+    assert x is not None
+    monoid = {"sum": SUM, "prod": PRODUCT, "max": MAX, "min": MIN}[node.name]
+    dtype = accumulator(DTYPES[types[0].dtype])
+    return reduce(
+        low, node.name, [x], _dims(node, x), types[0], monoid, keepdim=node.keepdim, dtype=dtype
+    )
+
+
+@rules(op.Mean)
+def _mean(low: Lowering, node: op.Mean, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+    (x,) = inputs
+    assert x is not None
+    dims = _dims(node, x)
+    return reduce(low, "mean", [x], dims, types[0], SUM, keepdim=node.keepdim, finish=share_of(x, dims))
+
+
+def share_of(x: Tensor, dims: Sequence[int]) -> Callable[[Kernel, Any], Any]:
+    """Divides a sum over these axes by their number of elements."""
+    count = volume(x.type.shape[d] for d in dims)
+
+    def share(kernel: Kernel, total: Any) -> Any:
+        return total / cast(kernel.dim(count), dtype_of(total))
+
+    return share
+
+
+@rules(op.Argmax, op.Argmin)
+def _arg(low: Lowering, node: op.Arg, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+    (x,) = inputs
+    assert x is not None
+    largest = isinstance(node, op.Argmax)
+    return arg_extreme(
+        low, node.name, x, (node.dim % x.type.rank,), types[0], largest=largest, keepdim=node.keepdim
+    )
+
+
+@rules(op.Cumsum)
+def _cumsum(low: Lowering, node: op.Cumsum, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+    (x,) = inputs
+    assert x is not None
+    (type,) = types
+    dim = node.dim % type.rank
+    dtype = accumulator(DTYPES[type.dtype])
+
+    def write(kernel: Kernel, sources: list[Any], results: list[Any]) -> None:
+        def line(place: list[Any]) -> None:
+            total = T.alloc_buffer((1,), dtype)
+            T.buffer_store(total, const(0, dtype), [literal(0)])
+            with T.serial(literal(0), kernel.dim(type.shape[dim])) as k:
+                at = [*place[:dim], k, *place[dim:]]
+                T.buffer_store(total, total[literal(0)] + cast(sources[0][tuple(at)], dtype), [literal(0)])
+                T.buffer_store(results[0], cast(total[literal(0)], DTYPES[type.dtype]), at)
+
+        lines(kernel, [d for a, d in enumerate(type.shape) if a != dim], line)
+
+    return low.program("cumsum", [x], [type], write)[0]
+
+
+@rules(op.Topk)
+def _topk(
+    low: Lowering, node: op.Topk, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]
+) -> tuple[Tensor, ...]:
+    """A sorted list of the k best so far, into which each element is inserted: for the small k of routing and labels."""
+    (x,) = inputs
+    assert x is not None
+    dim = node.dim % x.type.rank
+    better = tirx.GT if node.largest else tirx.LT
+
+    def write(kernel: Kernel, sources: list[Any], results: list[Any]) -> None:
+        def line(place: list[Any]) -> None:
+            def at(k: Any) -> list[Any]:
+                return [*place[:dim], k, *place[dim:]]
+
+            values, indices = results
+            with T.serial(literal(0), kernel.dim(x.type.shape[dim])) as i:
+                given = sources[0][tuple(at(i))]
+                last = literal(node.k - 1)
+                with T.If(tirx.Or(i < literal(node.k), better(given, values[tuple(at(last))]))), T.Then():
+                    with T.serial(literal(0), literal(node.k)) as step:
+                        slot = last - step
+                        before = tirx.max(slot - literal(1), literal(0))
+                        here = tirx.Or(i <= slot, better(given, values[tuple(at(slot))]))
+                        beyond = tirx.Or(i <= before, better(given, values[tuple(at(before))]))
+                        with T.If(tirx.And(slot > literal(0), beyond)):
+                            with T.Then():
+                                T.buffer_store(indices, indices[tuple(at(before))], at(slot))
+                                T.buffer_store(values, values[tuple(at(before))], at(slot))
+                            with T.Else(), T.If(here), T.Then():
+                                T.buffer_store(indices, i, at(slot))
+                                T.buffer_store(values, given, at(slot))
+
+        lines(kernel, [d for a, d in enumerate(x.type.shape) if a != dim], line)
+
+    return low.program("topk", [x], list(types), write)

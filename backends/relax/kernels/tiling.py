@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from ....compiler.types import Dim
+from math import gcd
+
+from ....compiler.types import Dim, Expression
 from ..machine import Machine
 
-SYMBOLIC_ROWS = 8
+SYMBOLIC_ROWS = (14, 4)
+"""Heights to choose from where the number of rows is not known: at most, and at least if they are to divide it."""
 RAGGED = 0.9
 """Worth of a tile whose last column is cut off: its results are stored one by one."""
 
@@ -21,12 +24,25 @@ def tiling(rows: Dim, columns: int, machine: Machine) -> tuple[int, int]:
     for width in _widths(columns, machine):
         vectors = -(-width // machine.lanes)
         most = max(1, machine.accumulators // vectors)
-        heights = range(1, min(rows, most) + 1) if isinstance(rows, int) else (min(SYMBOLIC_ROWS, most),)
+        heights = range(1, min(rows, most) + 1) if isinstance(rows, int) else (symbolic_height(rows, most),)
         for height in heights:
             score = _score(rows, columns, height, width, machine)
             if score > best + 1e-9:
                 best, choice = score, (height, width)
     return choice
+
+
+def symbolic_height(rows: Dim, most: int) -> int:
+    """Rows of a tile where their number is not known: a divisor of it, else 8 or a little less.
+
+    The scheduler cannot prove that whole tiles cover `4·N` rows if the height and the factor have a common divisor,
+    unless the one divides the other; so such heights are avoided.
+    """
+    assert isinstance(rows, Expression)
+    factor = gcd(*(c for _, c in rows.terms))
+    high, low = SYMBOLIC_ROWS
+    dividing = [h for h in range(min(most, high), low - 1, -1) if factor % h == 0]
+    return next(iter(dividing), next(h for h in range(min(most, 8), 0, -1) if gcd(h, factor) == 1))
 
 
 def symbolic_width(machine: Machine) -> int:

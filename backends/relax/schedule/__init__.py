@@ -76,8 +76,12 @@ def _schedule(name: str, function: Any, machine: Machine, report: Report) -> Any
                 report.rules[name] = rule
                 return sch.mod["main"]
         except ScheduleError as error:
-            report.failures[name] = f"{rule}: {_reason(error)}"
-    raise AssertionError(f"no schedule applies to {name}: {report.failures.get(name)}")
+            report.failures.setdefault(name, f"{rule}: {_reason(error)}")
+    # What cannot even be inlined is scheduled step by step, which touches loops alone.
+    sch = s_tir.Schedule(function)
+    generic(sch, blocks(sch), machine)
+    report.rules[name] = "generic"
+    return sch.mod["main"]
 
 
 def _reason(error: ScheduleError) -> str:

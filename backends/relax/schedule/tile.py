@@ -1,9 +1,10 @@
 """Reductions into a tile of registers: convolutions, matrix products, pooling, sums over outer axes.
 
 The kernel gives the reduction a block of its own, marked `netc.tile = "height width mode [axis]"`, and the result
-another after it. The rows are the last axis but one, or the given one. The last axis of both is contiguous in memory and is read by whole vectors. The reduction is computed for a tile
-of rows × columns at a time, which LLVM keeps in registers over the whole reduction; what follows (bias, activation,
-residual) is applied to the tile before it is stored.
+another after it. The rows are the last axis but one, or the given one. The last axis of both is contiguous in memory
+and is read by whole vectors. The reduction is computed for a tile of rows × columns at a time, which LLVM keeps in
+registers over the whole reduction; what follows (bias, activation, residual) is applied to the tile before it is
+stored.
 """
 
 from __future__ import annotations
