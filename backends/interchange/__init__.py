@@ -13,6 +13,7 @@ from ...compiler.graph import Graph
 from ...compiler.passes.expand import expand
 from ...compiler.passes.strip_phase import strip_phase
 from . import elementwise as elementwise
+from . import indexing as indexing
 from . import layout as layout
 from . import recurrent as recurrent
 from . import reduction as reduction
