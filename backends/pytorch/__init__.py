@@ -1,0 +1,6 @@
+"""PyTorch: a graph as readable, dependency-free source, and as the module which that source makes."""
+
+from .module import evaluate as evaluate
+from .module import export as export
+from .module import module as module
+from .source import source as source

@@ -1,0 +1,632 @@
+"""Forward methods: the steps of one frame as statements, nested where that reads well, in variables that are reused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...compiler.graph import Graph, Input, Node, ParameterRef, Phase, Ref, SelectPhase, Value
+from ...compiler.operators.creation import Constant
+from ...compiler.operators.operator import OPERATORS
+from ...compiler.types import DType, symbol
+from ...compiler.types import Expression as Polynomial
+from .call import RULES, Call, local
+from .hierarchy import Frame, InstanceRef, Outer, SymbolRef, is_scalar
+from .plan import Plan, Run
+from .sizes import Sizes
+from .slots import TAKEN
+from .template import (
+    RESERVED,
+    Expression,
+    Hole,
+    Rank,
+    argument,
+    bracket,
+    fill,
+    length,
+    literal,
+    variable,
+    variables,
+    wrap,
+)
+
+_DEPTH = 3
+"""How deep calls are nested in an expression."""
+_MODULE_DEPTH = 2
+"""What a call of one of our modules counts for."""
+_LENGTH = 84
+_PLAIN_NAMES = frozenset({*OPERATORS, "act", "block", "bn", "conv", "down", "drop", "fc", "layer", "ln", "norm", "up"})
+_SPARE = ["x", "y", "z", "w"]
+"""Names of arguments that say nothing."""
+_PLAIN_OPERANDS = frozenset({"x", "a", "b", "tensors", "weights", "source", "train", "infer", "condition"})
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A constant of rank ≥ 1, kept with the module so that it moves with it; `like` marks a dtype and device only."""
+
+    value: Any
+    dtype: DType
+
+
+@dataclass
+class Method:
+    """A forward method. Lines hold marks for literals (`holes`) and for the names of its arguments."""
+
+    name: str
+    lines: list[str]
+    holes: list[Hole]
+    arguments: list[Outer]
+    marks: list[int]
+    """The number by which the lines mark each argument's name."""
+    preferences: list[str]
+    """A name for each argument, as this call suggests it."""
+    results: list[Value]
+    names: frozenset[str]
+    """The variables of the lines, which arguments must not be called."""
+    buffers: dict[str, Buffer]
+    helpers: dict[str, Callable[..., Any]]
+
+
+@dataclass
+class _Statement:
+    targets: list[int | None]
+    text: str
+    rank: Rank = Rank.ATOM
+    phase: Phase = "both"
+    hint: str = "out"
+    depth: int = 0
+    fixed: bool = False
+    """Whether it must stay a statement of its own: its target is set in the other phase too."""
+    carried: int | None = None
+    roles: tuple[str, ...] = ()
+    """Names of several targets, where they have parts to play."""
+    pattern: str = ""
+    """How several targets are written, where not one after the other."""
+    head: str = ""
+    """With `carried`, a loop: the line above its body. The body's target starts as the carried variable."""
+
+    @property
+    def reads(self) -> list[int]:
+        found = variables(self.text)
+        return found if self.carried is None else [self.carried, *(v for v in found if v not in self.targets)]
+
+
+@dataclass
+class Writer:
+    """Writes one frame. `methods` holds those of the frames that it calls, by path."""
+
+    graph: Graph
+    frame: Frame
+    plan: Plan
+    methods: Mapping[str, Method]
+    taken: Mapping[str, Buffer]
+    """The buffers that other methods of the instance have made."""
+    holes: list[Hole] = field(default_factory=list[Hole])
+
+    def __post_init__(self) -> None:
+        self._slot = self.plan.root.find(self.frame.instance) if self.frame.instance else self.plan.root
+        inputs: list[Outer] = [n.value for n in self.graph.inputs.values()]
+        self._arguments: list[Outer] = list(self.frame.inputs) if self.frame.parent else inputs
+        self._numbers: dict[Outer, int] = {ref: i for i, ref in enumerate(self._arguments)}
+        tensors = [(i, self.graph.type(r)) for i, r in enumerate(self._arguments) if isinstance(r, Value)]
+        self._sizes = Sizes(tensors, self._ask)
+        self._constants = {s.path for s in self.frame.steps if isinstance(s, Node) and isinstance(s.op, Constant)}
+        self._statements: list[_Statement] = []
+        self._buffers: dict[str, Buffer] = {}
+        self._helpers: dict[str, Callable[..., Any]] = {}
+        self._uses_device = False
+        self._uses_dtype = False
+        self._owner = ""
+
+    def write(self) -> Method:
+        """The method of the frame."""
+        self._write_steps()
+        results = list(self.frame.results) if self.frame.parent else []
+        ends = self._ends(results)
+        self._complete_phases(ends)
+        statements = _nest([*self._statements, *ends])
+        self._arguments.extend(r for r in self._numbers if isinstance(r, SymbolRef))
+        marks = [self._numbers[r] for r in self._arguments]
+        preferences = self._preferences()
+        plain = {n for n, name in zip(marks, preferences, strict=True) if name in _SPARE}
+        base = "out" if "x" in preferences else "x"
+        taken = self._sizes.names | self._helpers.keys()
+        body = _Names(_group(statements), set(marks), plain, base, taken).lines()
+        top = [f"{a} = {b}" for a, b in self._places()]
+        lines = [*top, *self._sizes.bindings(argument), *body.lines]
+        return Method(
+            "forward", [piece for line in lines for piece in wrap(line)], self.holes, self._arguments, marks,
+            preferences, results, body.names | taken, self._buffers, self._helpers,
+        )  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------- steps
+
+    def _write_steps(self) -> None:
+        runs: dict[str, Run | None] = {}
+        for run in self.plan.runs[self.frame.path]:
+            if self._is_uniform(run):
+                runs.update(dict.fromkeys(s.path for s in run.steps[1:]))
+                runs[run.steps[0].path] = run
+        for step in self.frame.steps:
+            if step.path in runs:
+                run = runs[step.path]
+                if run:
+                    self._write_run(run)
+            elif isinstance(step, Frame):
+                self._write_frame(step)
+            elif isinstance(step.op, SelectPhase):
+                self._write_select(step)
+            elif step.path not in self._constants:
+                self._write_node(step)
+
+    def _is_uniform(self, run: Run) -> bool:
+        methods = [self.methods[s.path] for s in run.steps if isinstance(s, Frame)]
+        return all(m.name == "forward" and not _symbols(m) for m in methods)
+
+    def _write_run(self, run: Run) -> None:
+        access = self._reach(run.slot.path)
+        phase = self.frame.relative(run.steps[0])
+        target = self._number(run.result)
+        hint = local("out", run.slot.path)
+        if run.kind == "sequence":
+            text = f"{access}({self.operand(run.start, Rank.ANY)})"
+            self._statements.append(_Statement([target], text, phase=phase, hint=hint, depth=_MODULE_DEPTH))
+            return
+        step = run.steps[0]
+        assert isinstance(step, Frame)
+        name = _loop_name(step.module)
+        given = [
+            variable(target, Rank.ANY) if r == run.start else self._outer(r) for r in self.methods[step.path].arguments
+        ]
+        self._statements.append(
+            _Statement(
+                [target], f"{name}({', '.join(given)})", phase=phase, hint=hint, depth=1,
+                carried=self._number(run.start), head=f"for {name} in {access}:",
+            )
+        )  # fmt: skip
+
+    def _write_frame(self, frame: Frame) -> None:
+        method = self.methods[frame.path]
+        self._owner = local(frame.module, frame.path)
+        if self.frame.owns(frame.instance):
+            access = self._reach(frame.instance)
+        else:
+            access = variable(self._numbers[InstanceRef(frame.instance)], Rank.ATOM)
+        if method.name != "forward":
+            access += f".{method.name}"
+        text = f"{access}({', '.join(self._outer(r) for r in method.arguments)})"
+        targets: list[int | None] = [self._number(v) for v in method.results]
+        self._statements.append(
+            _Statement(targets, text, phase=self.frame.relative(frame), hint=self._owner, depth=_MODULE_DEPTH)
+        )
+
+    def _write_node(self, node: Node) -> None:
+        slot = self.plan.layers.get(node.path)
+        self._owner = local(node.op.name, node.path)
+        call = Call(self.graph, node, self, self._owner, self._reach(slot) if slot else None)
+        rule = RULES.get(node.op)
+        if slot and not node.op.operands[1:]:
+            made = Expression(f"{call.layer}({call[0]})")
+        else:
+            assert rule
+            found = rule(call)
+            made = Expression(found) if isinstance(found, str) else found
+        read = self._read(node)
+        targets: list[int | None] = [self._number(v) if v in read else None for v in node.values]
+        if len(targets) == 1 and made.tuple:
+            made = Expression(f"{bracket(made, Rank.ATOM)}[0]")
+        depth = 1 if made.rank == Rank.ATOM and "(" in made.text else 0
+        phase = self.frame.relative(node)
+        roles = self._parts(node) if len(targets) > 1 else ()
+        self._statements.append(
+            _Statement(targets, made.text, made.rank, phase, self._owner, depth, roles=roles, pattern=made.targets)
+        )
+
+    def _parts(self, node: Node) -> tuple[str, ...]:
+        """What each output is in the end: `query`, `key`, `value`; the operator's own words; or nothing."""
+        if len(node.op.outputs) == len(node.types):
+            return node.op.outputs
+        found = [self._part(v) for v in node.values]
+        return tuple(found) if all(found) and len(set(found)) == len(found) else ()
+
+    def _part(self, value: Value) -> str:
+        """The operand that a value becomes, after steps that only arrange it."""
+        for _ in range(5):
+            readers = self.graph.users.get(value, [])
+            if len(readers) != 1 or len(readers[0].types) != 1:
+                return ""
+            reader = readers[0]
+            index = reader.inputs.index(value)
+            name = reader.op.operands[min(index, len(reader.op.operands) - 1)].name
+            if name not in _PLAIN_OPERANDS:
+                return name
+            if index:
+                return ""
+            value = reader.value
+        return ""
+
+    def _read(self, node: Node) -> set[Value]:
+        """The outputs that somebody reads."""
+        if len(node.types) == 1:
+            return {node.value}
+        kept = set(self.graph.outputs.values())
+        return {v for v in node.values if v in self.graph.users or v in kept}
+
+    def _write_select(self, node: Node) -> None:
+        phases: tuple[Phase, Phase] = ("train", "infer")
+        hint = local(node.op.name, node.path)
+        for phase, ref in zip(phases, node.inputs, strict=True):
+            assert ref is not None
+            text = self.operand(ref, Rank.ANY)
+            self._statements.append(_Statement([self._number(node.value)], text, phase=phase, hint=hint, fixed=True))
+
+    # ---------------------------------------------------------------------------------------------- the page of rules
+
+    def operand(self, ref: Ref, rank: Rank) -> str:
+        """An operand: a variable, a number, a buffer, or a parameter reached from `self`."""
+        if isinstance(ref, ParameterRef):
+            if ref in self._numbers:
+                return variable(self._numbers[ref], rank)
+            return self._reach(ref.parameter)
+        node = self.graph.nodes[ref.node]
+        if is_scalar(node):
+            return self._scalar(node)
+        if ref.node in self._constants:
+            return self.constant(node)
+        return variable(self._number(ref), rank)
+
+    def write_size(self, dim: Polynomial) -> Expression:
+        return self._sizes.write(dim)
+
+    def write_dtype(self, dtype: DType) -> str:
+        """A dtype. f32 stands for the model's own: the code then also runs in float64."""
+        if dtype is DType.F32:
+            self._uses_dtype = True
+            return "dtype"
+        return f"torch.{DTYPES[dtype]}"
+
+    def write_device(self) -> str:
+        self._uses_device = True
+        return "device"
+
+    def helper(self, function: Callable[..., Any]) -> str:
+        self._helpers[function.__name__] = function
+        return function.__name__
+
+    def constant(self, node: Node) -> str:
+        assert node.types[0].shape
+        buffer = Buffer(node.op.value, node.types[0].dtype)  # type: ignore[attr-defined]
+        return f"self.{self._buffer(local('constant', node.path), buffer)}"
+
+    def _scalar(self, node: Node) -> str:
+        dtype = self.write_dtype(node.types[0].dtype)
+        self.holes.append(Hole(node.op.value, "value", self._owner))  # type: ignore[attr-defined]
+        return f"torch.tensor({literal(len(self.holes) - 1)}, dtype={dtype}, device={self.write_device()})"
+
+    def _buffer(self, hint: str, buffer: Buffer) -> str:
+        name, number = hint if hint.isidentifier() and hint not in RESERVED else "constant", 2
+        base = name
+        while name in self._slot.below or self._made(name) not in (None, buffer) or name in TAKEN:
+            name, number = f"{base}{number}", number + 1
+        self._buffers[name] = buffer
+        return name
+
+    def _made(self, name: str) -> Buffer | None:
+        return self._buffers.get(name, self.taken.get(name))
+
+    # ---------------------------------------------------------------------------------------------- references
+
+    def _reach(self, path: str) -> str:
+        return f"self{self._slot.reach(path)}"
+
+    def _number(self, ref: Outer) -> int:
+        return self._numbers.setdefault(ref, len(self._numbers))
+
+    def _outer(self, ref: Outer) -> str:
+        """An argument for an inner call."""
+        if isinstance(ref, SymbolRef):
+            made = self._sizes.write(symbol(ref.symbol))  # type: ignore[arg-type]
+            return made.text
+        if isinstance(ref, InstanceRef):
+            return variable(self._numbers[ref], Rank.ANY) if ref in self._numbers else self._reach(ref.instance)
+        return self.operand(ref, Rank.ANY)
+
+    def _ask(self, name: str) -> str:
+        """A symbol that no tensor here shows, as one more argument."""
+        if self.frame.parent is None:
+            raise AssertionError(f"no input of {self.graph.name} shows the size {name}")
+        return variable(self._number(SymbolRef(name)), Rank.ANY)
+
+    def _places(self) -> list[tuple[str, str]]:
+        """Where the dtype and device of new tensors come from."""
+        found: list[tuple[str, str]] = []
+        if self._uses_device:
+            found.append(("device", f"{self._example(any_dtype=True)}.device"))
+        if self._uses_dtype:
+            found.append(("dtype", f"{self._example(any_dtype=False)}.dtype"))
+        return found
+
+    def _example(self, *, any_dtype: bool) -> str:
+        for i, ref in enumerate(self._arguments):
+            if isinstance(ref, Value | ParameterRef) and (any_dtype or self.graph.type(ref).dtype is DType.F32):
+                return argument(i)
+        for slot in self._slot.walk():
+            if slot.parameter and (any_dtype or slot.parameter.type.dtype is DType.F32):
+                return self._reach(slot.path)
+        return f"self.{self._buffer('like', Buffer(None, DType.F32))}"
+
+    # ---------------------------------------------------------------------------------------------- ends
+
+    def _ends(self, results: Sequence[Value]) -> list[_Statement]:
+        """The return statements."""
+        if self.frame.parent:
+            return [self._return(list(results), "both")]
+        refs = list(self.graph.outputs.values())
+        phases = [self.graph.nodes[r.node].phase if isinstance(r, Value) else "both" for r in refs]
+        train = [r for r, p in zip(refs, phases, strict=True) if p != "infer"]
+        infer = [r for r, p in zip(refs, phases, strict=True) if p != "train"]
+        if train == infer:
+            return [self._return(train, "both")]
+        return [self._return(train, "train"), self._return(infer, "infer")]
+
+    def _return(self, refs: Sequence[Ref], phase: Phase) -> _Statement:
+        text = ", ".join(self.operand(r, Rank.ANY) for r in refs)
+        return _Statement([], text or "None", Rank.ANY, phase, head="return", fixed=phase != "both")
+
+    def _complete_phases(self, ends: Sequence[_Statement]) -> None:
+        """Set what exists in one phase only to None in the other, where code of both phases mentions it."""
+        phase: dict[int, set[Phase]] = {}
+        for statement in self._statements:
+            for target in statement.targets:
+                if target is not None:
+                    phase.setdefault(target, set()).add(statement.phase)
+        read = {v for s in (*self._statements, *ends) if s.phase == "both" for v in s.reads}
+        complete: list[_Statement] = []
+        for statement in self._statements:
+            complete.append(statement)
+            for target in statement.targets:
+                if target in read and phase[target] in ({"train"}, {"infer"}):  # type: ignore[index]
+                    other: Phase = "infer" if statement.phase == "train" else "train"
+                    statement.fixed = True
+                    complete.append(_Statement([target], "None", phase=other, hint=statement.hint, fixed=True))
+        self._statements = complete
+
+    # ---------------------------------------------------------------------------------------------- names of arguments
+
+    def _preferences(self) -> list[str]:
+        found: list[str] = []
+        spare = iter([*_SPARE[1:], *(f"x{i}" for i in range(2, len(self._arguments) + 2))])
+        roles = self._roles() if len(self._arguments) > 1 else {}
+        for i, ref in enumerate(self._arguments):
+            name = self._preference(ref, first=i == 0, role=roles.get(ref))
+            found.append(name or next(spare))
+        return found
+
+    def _preference(self, ref: Outer, *, first: bool, role: str | None) -> str | None:
+        if isinstance(ref, SymbolRef):
+            return ref.symbol
+        if isinstance(ref, InstanceRef):
+            return local("module", ref.instance)
+        if isinstance(ref, ParameterRef):
+            return "_".join(p for p in ref.parameter.split(".")[-2:] if p.isidentifier()) or "weight"
+        node = self.graph.nodes[ref.node]
+        if isinstance(node.op, Input) and (self.frame.parent is None or not first or not node.types[0].dtype.is_float):
+            return node.path if node.path.isidentifier() else local("x", node.path)
+        return "x" if first else role
+
+    def _roles(self) -> dict[Outer, str]:
+        """What arguments are to the operators that read them: masks, positions, queries."""
+        found: dict[Outer, str] = {}
+        for step in self.frame.steps:
+            if isinstance(step, Frame):
+                method = self.methods[step.path]
+                pairs = zip(method.arguments, method.preferences, strict=True)
+                found.update({r: n for r, n in pairs if len(n) > 2 and r not in found})
+            else:
+                declared = step.op.operands
+                for i, ref in enumerate(step.inputs[: len(declared)]):
+                    if ref is not None and declared[i].name not in _PLAIN_OPERANDS:
+                        found.setdefault(ref, declared[i].name)
+        return found
+
+
+DTYPES = {
+    DType.F64: "float64", DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16", DType.I64: "int64",
+    DType.I32: "int32", DType.I16: "int16", DType.I8: "int8", DType.U8: "uint8", DType.BOOL: "bool",
+}  # fmt: skip
+"""PyTorch's names."""
+
+
+def _symbols(method: Method) -> bool:
+    return any(isinstance(r, SymbolRef) for r in method.arguments)
+
+
+def _loop_name(module: str) -> str:
+    name = module[:1].lower() + module[1:]
+    return name if name.isidentifier() and len(name) < 12 and name not in RESERVED else "block"
+
+
+# ------------------------------------------------------------------------------------------------------------ nesting
+
+
+def _nest(statements: list[_Statement]) -> list[_Statement]:
+    """Write an expression that only the statement after it uses inside that statement, while that stays short."""
+    uses = Counter(v for s in statements for v in s.reads)
+    done: list[_Statement] = []
+    for statement in statements:
+        while done:
+            inner = done[-1]
+            nested = _nested(inner, statement, uses)
+            if nested is None:
+                break
+            done.pop()
+            statement = nested
+        done.append(statement)
+    return done
+
+
+def _nested(inner: _Statement, outer: _Statement, uses: Mapping[int, int]) -> _Statement | None:
+    if inner.fixed or inner.head or outer.carried is not None or inner.phase != outer.phase or len(inner.targets) != 1:
+        return None
+    target = inner.targets[0]
+    if target is None or uses[target] != 1 or target not in variables(outer.text):
+        return None
+    is_return = outer.head == "return"
+    depth = inner.depth + (0 if is_return and outer.text.count("\ue000") == 1 else outer.depth)
+    if depth > _DEPTH or length(inner.text) + length(outer.text) > _LENGTH:
+        return None
+
+    def give(kind: str, number: int, rank: Rank) -> str:
+        return bracket(Expression(inner.text, inner.rank), rank) if number == target else variable(number, rank)
+
+    return replace(outer, text=fill(outer.text, "v", give), depth=max(depth, outer.depth))
+
+
+def _group(statements: list[_Statement]) -> list[_Statement]:
+    """Neighbours of the two phases as one part each: training first."""
+    done: list[_Statement] = []
+    run: list[_Statement] = []
+    for statement in [*statements, _Statement([], "")]:
+        if statement.phase == "both":
+            done.extend(s for s in run if s.phase == "train")
+            done.extend(s for s in run if s.phase == "infer")
+            run = []
+            done.append(statement)
+        else:
+            run.append(statement)
+    return done[:-1]
+
+
+# ------------------------------------------------------------------------------------------------------------ names
+
+
+@dataclass
+class _Body:
+    lines: list[str]
+    names: frozenset[str]
+
+
+class _Names:
+    """Gives variables their names: a chain of steps keeps one, as a person would write it."""
+
+    def __init__(
+        self, statements: list[_Statement], arguments: set[int], plain: set[int], base: str, taken: frozenset[str]
+    ) -> None:
+        self._statements = statements
+        self._kept = arguments - plain
+        self._base = base
+        self._taken = taken | RESERVED
+        self._last: dict[int, int] = {}
+        self._uses: Counter[int] = Counter()
+        for i, statement in enumerate(statements):
+            for v in statement.reads:
+                self._last[v] = i
+                self._uses[v] += 1
+        self._names: dict[int, str] = {}
+        self._roles: set[int] = set()
+        """Variables called after their part in what comes, which only a chain carries on."""
+        self._holders: dict[str, int] = {}
+        self._all: set[str] = set()
+
+    def lines(self) -> _Body:
+        lines: list[str] = []
+        before: Phase = "both"
+        for i, statement in enumerate(self._statements):
+            indent = ""
+            if statement.head == "return" and statement.phase != "both":
+                if statement.phase == "train":
+                    if before != "train":
+                        lines.append("if self.training:")
+                    indent = "    "
+            elif statement.phase != "both":
+                indent = "    "
+                if statement.phase != before:
+                    lines.append(self._phase_head(statement.phase, before))
+            lines.extend(indent + line for line in self._write(i, statement))
+            before = statement.phase
+        return _Body(lines, frozenset(self._all))
+
+    @staticmethod
+    def _phase_head(phase: Phase, before: Phase) -> str:
+        if phase == "train":
+            return "if self.training:"
+        return "else:" if before == "train" else "if not self.training:"
+
+    def _write(self, i: int, statement: _Statement) -> list[str]:
+        if statement.head == "return":
+            return [f"return {self._text(statement.text)}"]
+        reads = {v: self._name(v) for v in dict.fromkeys(statement.reads)}
+        for v in reads:
+            if self._last[v] == i and v not in statement.targets:
+                self._free(v)
+        targets = [self._target(i, statement, t, n) for n, t in enumerate(statement.targets)]
+        text = fill(statement.text, "v", lambda _, n, __: reads.get(n) or self._name(n))
+        written = (statement.pattern or ", ".join("{}" for _ in targets)).format(*targets).replace("(_, _)", "_")
+        line = f"{written} = {text}"
+        if statement.carried is None:
+            return [] if line == f"{text} = {text}" else [line]
+        before = reads[statement.carried]
+        start = [] if before == targets[0] else [f"{targets[0]} = {before}"]
+        return [*start, statement.head, f"    {line}"]
+
+    def _text(self, text: str) -> str:
+        return fill(text, "v", lambda _, n, __: self._name(n))
+
+    def _name(self, v: int) -> str:
+        """The name of a variable; those never assigned are arguments."""
+        return self._names.get(v) or argument(v)
+
+    def _free(self, v: int) -> None:
+        name = self._names.get(v)
+        if name is not None and self._holders.get(name) == v:
+            del self._holders[name]
+
+    def _target(self, i: int, statement: _Statement, target: int | None, place: int) -> str:
+        if target is None:
+            return "_"
+        if target not in self._names:
+            name = self._reused(i, statement) if len(statement.targets) == 1 else None
+            name = name or self._new(statement, target, place)
+            self._names[target] = name
+            self._holders[name] = target
+        return self._names[target]
+
+    def _reused(self, i: int, statement: _Statement) -> str | None:
+        """The name of an operand that is read here for the last time, where the new value carries it on."""
+        plain = _is_plain(statement.hint)
+        reads = list(dict.fromkeys(statement.reads))
+        for place, v in enumerate(reads):
+            if v in self._kept or (v in self._roles and len(reads) > 1):
+                continue
+            if self._last[v] == i and (plain or (place == 0 and self._uses[v] == 1)):
+                name = self._name(v)
+                if name not in self._holders:
+                    if v in self._roles:
+                        self._roles.update(t for t in statement.targets if t is not None)
+                    return name
+        return None
+
+    def _new(self, statement: _Statement, target: int, place: int) -> str:
+        base = self._base if _is_plain(statement.hint) else statement.hint
+        if not base.isidentifier():
+            base = self._base
+        name, number = base, 2
+        if statement.roles:
+            name = statement.roles[place] or name
+            self._roles.add(target)
+        elif len(statement.targets) > 1:
+            name, number = f"{base}{place + 1}", place + 2
+        base = name
+        while name in self._holders or name in self._taken:
+            name, number = f"{base}{number}", number + 1
+        self._all.add(name)
+        return name
+
+
+def _is_plain(hint: str) -> bool:
+    """Whether a name says no more than what is computed."""
+    base = hint.rstrip("0123456789").rstrip("_")
+    return base != hint or base in _PLAIN_NAMES
