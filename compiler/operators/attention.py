@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..types import Dim, TensorType, divide
+from ..types import Dim, DType, TensorType, divide
+from .activation import Softmax
+from .arithmetic import Add, Cast, Cos, Le, Mul, Rsqrt, Sin, Sub, Where
 from .attribute import Flag, PositiveReal, Real
-from .dimension import need_float
-from .operator import Cost, Operator, ShapeError, Types, operands, operator
+from .creation import Arange, Constant, scalar
+from .dimension import aligned, given, labels, need_float, pattern
+from .layout import Concat, Permute, Reshape, Split, Stack
+from .linear import Matmul
+from .operator import Axes, Cost, Emit, Operator, ShapeError, Types, V, operands, operator, sample
 from .parameter import divided, same_dtype
 
 
 def _four(op: Operator, inputs: Sequence[TensorType | None]) -> tuple[TensorType, TensorType, TensorType]:
-    query, key, value = inputs[:3]
-    assert query is not None and key is not None and value is not None
+    query, key, value = given(inputs[:3])
     for i, t in enumerate((query, key, value)):
         if t.rank != 4:
             raise ShapeError(
@@ -30,9 +34,9 @@ class ScaledDotProductAttention(Operator):
     """`softmax(query · keyᵀ · scale + mask) · value` (Vaswani et al. 2017).
 
     `query [B, H, T, D]`, `key [B, K, S, D]`, `value [B, K, S, E]` give `[B, H, T, E]`. Where K < H, each key head
-    serves H / K consecutive query heads (grouped-query, Ainslie et al. 2023). `mask` broadcasts to `[B, H, T, S]`: a bool
-    one is true where attention is allowed, a float one is added. `is_causal` lets position t see s ≤ t. `scale`
-    defaults to 1/√D.
+    serves H / K consecutive query heads (grouped-query, Ainslie et al. 2023). `mask` broadcasts to `[B, H, T, S]`: a
+    bool one is true where attention is allowed, a float one is added; a query that a bool one allows nothing gives 0.
+    `is_causal` lets position t see s ≤ t. `scale` defaults to 1/√D.
     """
 
     operands = operands("query key value mask?")
@@ -106,6 +110,52 @@ class ScaledDotProductAttention(Operator):
         masked = self.is_causal or any(t is not None for t in inputs[3:])
         return Cost(scores * (query.shape[3] + value.shape[3]), scores * (6 if masked else 5))
 
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        query, key, _ = _four(self, inputs)
+        heads, shared = ("h", "h") if query.shape[1] == key.shape[1] else ("(k g)", "k")
+        groups = [["n", heads, "t", "d"], ["n", shared, "s", "d"], ["n", shared, "s", "e"]]
+        target = (*query.shape[:3], key.shape[2])
+        groups += [aligned(mask.shape, target, ["n", heads, "t", "s"]) for mask in given(inputs[3:])]
+        ordered = frozenset("ts" if self.is_causal else "")
+        mixed = frozenset("sd" if self.scale is None else "s")
+        return Axes(pattern(groups, ["n", heads, "t", "e"]), ordered=ordered, mixed=mixed)
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        """Query heads that share a key head become rows of one product, so that keys are not copied."""
+        query, key, value, mask = (*inputs, None)[:4]
+        assert query is not None
+        assert key is not None
+        assert value is not None
+        q, k = emit.type(query), emit.type(key)
+        n, heads, t, d = q.shape
+        s, shared = k.shape[2], k.shape[1]
+        rows = self._groups(q, k) * t
+        full = (n, heads, t, s)
+        query = emit(Mul(), query, self._scale(emit, q))
+        scores = emit(Matmul(), _shaped(emit, query, (n, shared, rows, d)), emit(Permute((0, 1, 3, 2)), key))
+        weights = self._weights(emit, _shaped(emit, scores, full), mask)
+        result = emit(Matmul(), _shaped(emit, weights, (n, shared, rows, s)), value)
+        return _shaped(emit, result, (n, heads, t, emit.type(value).shape[3]))
+
+    def _scale(self, emit: Emit[V], query: TensorType) -> V:
+        if self.scale is not None:
+            return scalar(emit, self.scale, query.dtype)
+        return emit(Rsqrt(), scalar(emit, query.shape[3], query.dtype))
+
+    def _weights(self, emit: Emit[V], scores: V, mask: V | None) -> V:
+        """Softmax over the keys that may be seen."""
+        kind = emit.type(scores)
+        if self.is_causal:
+            mask = _causal(emit, kind)
+        if mask is None:
+            return emit(Softmax(3), scores)
+        if emit.type(mask).dtype is not DType.BOOL:
+            return emit(Softmax(3), emit(Add(), scores, mask))
+        hidden = scalar(emit, -6e4 if kind.dtype is DType.F16 else -1e30, kind.dtype)
+        weights = emit(Softmax(3), emit(Where(), mask, scores, hidden))
+        # Where nothing may be seen, all scores are equal and softmax gives 1/S. A causal row always sees s = 0.
+        return weights if self.is_causal else emit(Mul(), weights, emit(Cast(kind.dtype), mask))
+
 
 def _equal(op: Operator, what: str, axis: int, types: Sequence[TensorType], places: Sequence[int]) -> None:
     first = types[0]
@@ -113,8 +163,8 @@ def _equal(op: Operator, what: str, axis: int, types: Sequence[TensorType], plac
         if t.shape[axis] != first.shape[axis]:
             a, b = op.operands[places[0]].name, op.operands[i].name
             raise ShapeError(
-                f"{op.name} needs one {what} (axis {axis}) in {a} and {b}, but they have {first.shape[axis]} and {t.shape[axis]}: "
-                f"{first} and {t}",
+                f"{op.name} needs one {what} (axis {axis}) in {a} and {b}, "
+                f"but they have {first.shape[axis]} and {t.shape[axis]}: {first} and {t}",
                 operands=(places[0], i),
             )
 
@@ -145,8 +195,8 @@ class RotaryEmbedding(Operator):
         divided(self.name, "pairs of", 2, "features", x.shape[-1])
         if positions is not None and positions.shape != (x.shape[-2],):
             raise ShapeError(
-                f"the positions of {self.name} are {positions}, but {x} needs [{x.shape[-2]}], one for each place of axis "
-                f"{x.rank - 2}",
+                f"the positions of {self.name} are {positions}, but {x} needs [{x.shape[-2]}], "
+                f"one for each place of axis {x.rank - 2}",
                 operands=(0, 1),
             )
         return (x,)
@@ -154,3 +204,61 @@ class RotaryEmbedding(Operator):
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         """Two products and a sum an element; the angles' cosines and sines do not depend on the input."""
         return Cost(flops=outputs[0].elements * 3)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        x, *positions = given(inputs)
+        names = labels(x.rank)
+        fixed = {names[-1]: "each pair of features turns by its own angle"}
+        ordered = frozenset(names[-2:-1][len(positions) :])
+        return Axes(pattern([names, *[names[-2:-1] for _ in positions]], names), fixed, ordered)
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        x, positions = (*inputs, None)[:2]
+        assert x is not None
+        kind = emit.type(x)
+        *lead, size = kind.shape
+        assert isinstance(size, int)
+        half = size // 2
+        cos, sin = self._turns(emit, positions, kind, size)
+        if self.interleaved:
+            pairs = emit.many(Split((1, 1), kind.rank), emit(Reshape((*lead, half, 2)), x))
+            a, b = (emit(Reshape((*lead, half)), p) for p in pairs)
+        else:
+            a, b = emit.many(Split((half, half), kind.rank - 1), x)
+        real = emit(Sub(), emit(Mul(), a, cos), emit(Mul(), b, sin))
+        imaginary = emit(Add(), emit(Mul(), b, cos), emit(Mul(), a, sin))
+        if self.interleaved:
+            return emit(Reshape(kind.shape), emit(Stack(kind.rank), real, imaginary))
+        return emit(Concat(kind.rank - 1), real, imaginary)
+
+    def _turns(self, emit: Emit[V], positions: V | None, x: TensorType, size: int) -> tuple[V, V]:
+        """Cosines and sines [T, D/2]; angles are computed in f32 at least, as 16 bits do not hold positions."""
+        length = x.shape[-2]
+        wide = DType.F64 if x.dtype is DType.F64 else DType.F32
+        places = emit(Arange(0, length, 1, wide)) if positions is None else emit(Cast(wide), positions)
+        frequencies = tuple(self.base ** (-i / size) for i in range(0, size, 2))
+        angles = emit(Mul(), emit(Reshape((length, 1)), places), emit(Constant(frequencies, wide)))
+        cos, sin = emit(Cos(), angles), emit(Sin(), angles)
+        return (cos, sin) if x.dtype is wide else (emit(Cast(x.dtype), cos), emit(Cast(x.dtype), sin))
+
+
+def _shaped(emit: Emit[V], x: V, shape: tuple[Dim, ...]) -> V:
+    return x if emit.type(x).shape == shape else emit(Reshape(shape), x)
+
+
+def _causal(emit: Emit[V], scores: TensorType) -> V:
+    """True where key s ≤ query t, [T, S]."""
+    t, s = scores.shape[2:]
+    return emit(Le(), emit(Arange(0, s)), emit(Reshape((t, 1)), emit(Arange(0, t))))
+
+
+sample(ScaledDotProductAttention(), "f32[2, 2, 3, 4]", "f32[2, 2, 5, 4]", "f32[2, 2, 5, 6]", None)
+sample(ScaledDotProductAttention(True), "f32[1, 2, 4, 4]", "f32[1, 2, 4, 4]", "f32[1, 2, 4, 4]", None)
+sample(ScaledDotProductAttention(True, 0.5), "f32[2, 4, 3, 2]", "f32[2, 2, 5, 2]", "f32[2, 2, 5, 2]", None)
+sample(ScaledDotProductAttention(), "f32[2, 4, 3, 2]", "f32[2, 1, 3, 2]", "f32[2, 1, 3, 2]", None)
+sample(ScaledDotProductAttention(), "f32[2, 2, 3, 4]", "f32[2, 2, 5, 4]", "f32[2, 2, 5, 4]", "f32[2, 1, 1, 5]")
+sample(ScaledDotProductAttention(), "f32[2, 2, 3, 4]", "f32[2, 2, 5, 4]", "f32[2, 2, 5, 4]", "bool[3, 5]")
+sample(ScaledDotProductAttention(), "f32[2, 6, 3, 4]", "f32[2, 2, 5, 4]", "f32[2, 2, 5, 4]", "bool[2, 6, 3, 5]")
+sample(RotaryEmbedding(), "f32[2, 2, 3, 4]", None)
+sample(RotaryEmbedding(500.0, True), "f32[2, 3, 6]", None)
+sample(RotaryEmbedding(), "f32[2, 5, 4]", "i64[5]", high={1: 9})

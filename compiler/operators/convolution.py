@@ -24,17 +24,22 @@ from .attribute import (
     SamePadding2,
     SamePadding3,
 )
+from .dimension import given
 from .operator import (
+    Axes,
     Cost,
+    Emit,
     Layer,
     Operator,
     OptionalTypes,
     ParameterSpec,
     ShapeError,
     Types,
+    V,
     layer,
     operands,
     operator,
+    sample,
 )
 from .parameter import (
     FAN_IN,
@@ -49,7 +54,7 @@ from .parameter import (
     weight_rank,
     width,
 )
-from .window import check_fit, check_rank, extent, positions, resolve
+from .window import check_fit, check_rank, extent, lowered, positions, raised, resolve, sliding, tied
 
 
 class Windowed(Operator):
@@ -65,7 +70,8 @@ class Windowed(Operator):
 
     def _checked(self, inputs: Sequence[TensorType | None], layout: str) -> tuple[TensorType, TensorType]:
         x, weight, bias = (*inputs, None)[:3]
-        assert x is not None and weight is not None
+        assert x is not None
+        assert weight is not None
         check_rank(self.name, x, self.spatial)
         if weight.rank != x.rank:
             raise ShapeError(
@@ -120,6 +126,13 @@ class Convolution(Windowed):
         n, _, *sizes = outputs[0].shape
         return Cost(n * volume(sizes) * weight.elements, outputs[0].elements if bias else 0)
 
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        weight = given(inputs)[1]
+        kernel = [_kernel_size(self, k) for k in weight.shape[2:]]
+        before, k, after = tied(kernel, self.stride, self.padding)
+        into, out = ("i", "o") if self.groups == 1 else ("(g i)", "(g o)")
+        return sliding(before, (into, out), [[out, "i", *k], [out]][: len(given(inputs)) - 1], after)
+
 
 class Transposed(Windowed):
     """The gradient of a convolution, with `weight [in, out/groups, *kernel]`, as PyTorch's `conv_transpose`."""
@@ -138,15 +151,14 @@ class Transposed(Windowed):
         return (TensorType(x.dtype, (x.shape[0], out, *sizes)),)
 
     def _size(self, x: TensorType, axis: int, reach: int) -> Dim:
-        size = (
-            (x.shape[axis + 2] - 1) * self.stride[axis] + (reach - sum(self.padding[axis])) + self.output_padding[axis]
-        )
+        grown = (x.shape[axis + 2] - 1) * self.stride[axis] + (reach + self.output_padding[axis])
+        size = grown - sum(self.padding[axis])
         if known_less(size, 1):
             raise ShapeError(
                 f"{self.name} would make axis {axis + 2} of {x} {size} long",
                 operands=(0,),
                 code="kernel-too-large",
-                fix=f"less padding: its sum on this axis must be below {size + sum(self.padding[axis])}",
+                fix=f"less padding: its sum on this axis must be below {grown}",
             )
         return size
 
@@ -154,15 +166,23 @@ class Transposed(Windowed):
         for extra, s, d in zip(self.output_padding, self.stride, self.dilation, strict=True):
             if extra >= max(s, d):
                 raise ShapeError(
-                    f"{self.name} has output_padding {extra}, which must be smaller than its stride {s} or dilation {d}",
+                    f"the output_padding {extra} of {self.name} must be smaller than its stride {s} or dilation {d}",
                     code="bad-output-padding",
                     fix=f"output_padding = {max(s, d) - 1} or less",
                 )
 
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         x, weight, bias = (*inputs, None)[:3]
-        assert x is not None and weight is not None
+        assert x is not None
+        assert weight is not None
         return Cost(x.shape[0] * volume(x.shape[2:]) * weight.elements, outputs[0].elements if bias else 0)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        weight = given(inputs)[1]
+        kernel = [_kernel_size(self, k) for k in weight.shape[2:]]
+        before, k, after = tied(kernel, self.stride, self.padding)
+        into, out = ("i", "o") if self.groups == 1 else ("(g i)", "(g o)")
+        return sliding(before, (into, out), [[into, "o", *k], [out]][: len(given(inputs)) - 1], after)
 
 
 def _kernel(spatial: int) -> str:
@@ -174,10 +194,18 @@ class Conv1d(Convolution):
     """Convolution of `x [N, in, L]` with `weight [out, in/groups, k]`."""
 
     spatial = 1
+    derived = True
     stride: Positive1 = (1,)
     padding: Padding1 = ((0, 0),)
     dilation: Positive1 = (1,)
     groups: Positive = 1
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        x, weight, bias = (*inputs, None)[:3]
+        assert x is not None
+        assert weight is not None
+        op = Conv2d((1, *self.stride), ((0, 0), *self.padding), (1, *self.dilation), self.groups)
+        return lowered(emit, emit(op, raised(emit, x), raised(emit, weight), bias))
 
 
 @operator("conv2d")
@@ -207,11 +235,25 @@ class ConvTranspose1d(Transposed):
     """Transposed convolution of `x [N, in, L]` with `weight [in, out/groups, k]`."""
 
     spatial = 1
+    derived = True
     stride: Positive1 = (1,)
     padding: Padding1 = ((0, 0),)
     output_padding: Natural1 = (0,)
     groups: Positive = 1
     dilation: Positive1 = (1,)
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        x, weight, bias = (*inputs, None)[:3]
+        assert x is not None
+        assert weight is not None
+        op = ConvTranspose2d(
+            (1, *self.stride),
+            ((0, 0), *self.padding),
+            (0, *self.output_padding),
+            self.groups,
+            (1, *self.dilation),
+        )
+        return lowered(emit, emit(op, raised(emit, x), raised(emit, weight), bias))
 
 
 @operator("conv_transpose2d")
@@ -241,7 +283,7 @@ class ConvTranspose3d(Transposed):
 class WindowedLayer(Layer):
     """A convolution that owns `weight` and, with `bias`, `bias`, initialised U(±1/√fan_in) as PyTorch's."""
 
-    result: ClassVar[type[Windowed]]
+    spatial: ClassVar[int]
     out_channels: int | None
     kernel_size: tuple[int, ...] | None
     stride: tuple[int, ...]
@@ -257,7 +299,7 @@ class WindowedLayer(Layer):
     def parameters(self, inputs: OptionalTypes, given: Mapping[str, TensorType]) -> dict[str, ParameterSpec]:
         x = data(inputs)
         if x is not None:
-            check_rank(self.name, x, self.result.spatial)
+            check_rank(self.name, x, self.spatial)
         shape, out = self._shapes(inputs, given)
         dtype = parameter_dtype(x)
         specs: dict[str, ParameterSpec] = {}
@@ -279,13 +321,10 @@ class WindowedLayer(Layer):
 class ConvolutionLayer(WindowedLayer):
     """Constructor of a convolution."""
 
-    result: ClassVar[type[Convolution]]
     padding: Pairs | Same
 
     def _shapes(self, inputs: OptionalTypes, given: Mapping[str, TensorType]) -> tuple[Shape, Dim]:
-        weight = weight_rank(
-            self.name, given, self.result.spatial + 2, f"out, in/groups, {_kernel(self.result.spatial)}"
-        )
+        weight = weight_rank(self.name, given, self.spatial + 2, f"out, in/groups, {_kernel(self.spatial)}")
         out = cast(
             Dim, stated(self.name, "out_channels", self.out_channels, None if weight is None else weight.shape[0])
         )
@@ -298,7 +337,7 @@ class ConvolutionLayer(WindowedLayer):
 
     def operator(self, inputs: OptionalTypes, given: Mapping[str, TensorType]) -> Operator:
         x = applied(self.name, inputs)
-        check_rank(self.name, x, self.result.spatial)
+        check_rank(self.name, x, self.spatial)
         kernel = self._kernel_size(given.get("weight"))
         padding = resolve(self.name, self.padding, x.shape[2:], kernel, self.stride, self.dilation)
         return _OPERATORS[self.name](self.stride, padding, self.dilation, self.groups)
@@ -310,14 +349,11 @@ _OPERATORS = {"conv1d": Conv1d, "conv2d": Conv2d, "conv3d": Conv3d}
 class TransposedLayer(WindowedLayer):
     """Constructor of a transposed convolution."""
 
-    result: ClassVar[type[Transposed]]
     padding: Pairs
     output_padding: tuple[int, ...]
 
     def _shapes(self, inputs: OptionalTypes, given: Mapping[str, TensorType]) -> tuple[Shape, Dim]:
-        weight = weight_rank(
-            self.name, given, self.result.spatial + 2, f"in, out/groups, {_kernel(self.result.spatial)}"
-        )
+        weight = weight_rank(self.name, given, self.spatial + 2, f"in, out/groups, {_kernel(self.spatial)}")
         found = None if weight is None else weight.shape[1] * self.groups
         out = cast(Dim, stated(self.name, "out_channels", self.out_channels, found))
         kernel = self._kernel_size(weight)
@@ -343,6 +379,7 @@ _TRANSPOSED = {
 class Conv1dLayer(ConvolutionLayer):
     """`x |> conv1d(64, 3)`."""
 
+    spatial = 1
     out_channels: Positive | None = None
     kernel_size: Positive1 | None = None
     stride: Positive1 = (1,)
@@ -357,6 +394,7 @@ class Conv1dLayer(ConvolutionLayer):
 class Conv2dLayer(ConvolutionLayer):
     """`x |> conv2d(64, 3, padding = 1)`."""
 
+    spatial = 2
     out_channels: Positive | None = None
     kernel_size: Positive2 | None = None
     stride: Positive2 = (1, 1)
@@ -371,6 +409,7 @@ class Conv2dLayer(ConvolutionLayer):
 class Conv3dLayer(ConvolutionLayer):
     """`x |> conv3d(64, 3, padding = "same")`."""
 
+    spatial = 3
     out_channels: Positive | None = None
     kernel_size: Positive3 | None = None
     stride: Positive3 = (1, 1, 1)
@@ -385,6 +424,7 @@ class Conv3dLayer(ConvolutionLayer):
 class ConvTranspose1dLayer(TransposedLayer):
     """`x |> conv_transpose1d(64, 4, 2, padding = 1)`."""
 
+    spatial = 1
     out_channels: Positive | None = None
     kernel_size: Positive1 | None = None
     stride: Positive1 = (1,)
@@ -400,6 +440,7 @@ class ConvTranspose1dLayer(TransposedLayer):
 class ConvTranspose2dLayer(TransposedLayer):
     """`x |> conv_transpose2d(64, 4, 2, padding = 1)`."""
 
+    spatial = 2
     out_channels: Positive | None = None
     kernel_size: Positive2 | None = None
     stride: Positive2 = (1, 1)
@@ -415,6 +456,7 @@ class ConvTranspose2dLayer(TransposedLayer):
 class ConvTranspose3dLayer(TransposedLayer):
     """`x |> conv_transpose3d(64, 4, 2, padding = 1)`."""
 
+    spatial = 3
     out_channels: Positive | None = None
     kernel_size: Positive3 | None = None
     stride: Positive3 = (1, 1, 1)
@@ -424,3 +466,19 @@ class ConvTranspose3dLayer(TransposedLayer):
     bias: Flag = True
     dilation: Positive3 = (1, 1, 1)
     in_channels: Positive | None = None
+
+
+sample(Conv1d(), "f32[2, 3, 8]", "f32[4, 3, 3]", "f32[4]")
+sample(Conv1d((2,), ((2, 1),), (2,), 2), "f32[2, 4, 9]", "f32[6, 2, 3]")
+sample(Conv2d(), "f32[2, 3, 5, 6]", "f32[4, 3, 3, 2]", "f32[4]")
+sample(Conv2d(), "f32[2, 4, 3, 5]", "f32[6, 4, 1, 1]")
+sample(Conv2d((2, 1), ((1, 1), (1, 1)), (1, 2)), "f32[2, 3, 7, 8]", "f32[4, 3, 3, 3]", "f32[4]")
+sample(Conv2d((2, 2), ((0, 1), (1, 2)), (1, 1), 2), "f32[2, 4, 7, 6]", "f32[6, 2, 3, 3]", "f32[6]")
+sample(Conv2d((1, 1), ((1, 1), (1, 1)), (1, 1), 4), "f32[2, 4, 5, 5]", "f32[8, 1, 3, 3]")
+sample(Conv3d((1, 2, 1), ((1, 1), (0, 0), (1, 0))), "f32[1, 2, 4, 5, 4]", "f32[3, 2, 3, 2, 2]", "f32[3]")
+sample(Conv3d(groups=2, dilation=(2, 1, 1)), "f32[1, 4, 5, 3, 3]", "f32[2, 2, 2, 2, 2]")
+sample(ConvTranspose1d((2,), ((1, 1),), (1,)), "f32[2, 3, 5]", "f32[3, 4, 3]", "f32[4]")
+sample(ConvTranspose2d(), "f32[2, 3, 4, 5]", "f32[3, 4, 2, 3]")
+sample(ConvTranspose2d((2, 2), ((1, 1), (1, 0)), (1, 0), 2), "f32[2, 4, 3, 4]", "f32[4, 3, 3, 3]", "f32[6]")
+sample(ConvTranspose2d((1, 2), dilation=(2, 1)), "f32[1, 2, 3, 3]", "f32[2, 3, 3, 2]", "f32[3]")
+sample(ConvTranspose3d((2, 1, 2), ((1, 1), (0, 0), (0, 0))), "f32[1, 2, 3, 3, 2]", "f32[2, 3, 3, 2, 2]", "f32[3]")

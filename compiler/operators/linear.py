@@ -10,8 +10,9 @@ from pydantic import AfterValidator
 
 from ..types import Dim, Shape, TensorType, volume
 from .attribute import Flag, Positive
-from .dimension import broadcast, given
+from .dimension import aligned, broadcast, given, labels, pattern
 from .operator import (
+    Axes,
     Cost,
     Initialiser,
     Layer,
@@ -23,6 +24,7 @@ from .operator import (
     layer,
     operands,
     operator,
+    sample,
 )
 from .parameter import FAN_IN, bias_of, check_vector, data, parameter_dtype, same_dtype, stated, weight_rank, width
 
@@ -35,7 +37,8 @@ class Linear(Operator):
 
     def shape(self, *inputs: TensorType | None) -> Types:
         x, weight, bias = (*inputs, None)[:3]
-        assert x is not None and weight is not None
+        assert x is not None
+        assert weight is not None
         if x.rank == 0:
             raise ShapeError(f"linear takes [..., in], not {x}", operands=(0,), code="rank-mismatch")
         if weight.rank != 2:
@@ -44,12 +47,17 @@ class Linear(Operator):
         out, inner = weight.shape
         if x.shape[-1] != inner:
             raise ShapeError(
-                f"linear has a weight {weight} for {inner} features, but the last axis of its input {x} has {x.shape[-1]}",
+                f"linear has a weight {weight} for {inner} features, but its input {x} has {x.shape[-1]}",
                 operands=(0, 1),
                 fix=f"a weight made for {x.shape[-1]} features, or an input of {inner}",
             )
         check_vector(self, "bias", bias, out, 2, "output features")
         return (TensorType(x.dtype, (*x.shape[:-1], out)),)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        x, *weights = given(inputs)
+        names = labels(x.rank - 1)
+        return Axes(pattern([[*names, "i"], *[["o", "i"], ["o"]][: len(weights)]], [*names, "o"]))
 
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         x, _, bias = (*inputs, None)[:3]
@@ -95,8 +103,7 @@ class Embedding(Operator):
     operands = operands("x weight")
 
     def shape(self, *inputs: TensorType | None) -> Types:
-        x, weight = inputs
-        assert x is not None and weight is not None
+        x, weight = given(inputs)
         if not x.dtype.is_integer:
             raise ShapeError(
                 f"embedding looks rows up by integers, not by {x}",
@@ -109,6 +116,10 @@ class Embedding(Operator):
                 f"the weight of embedding is [rows, features], not {weight}", operands=(1,), code="rank-mismatch"
             )
         return (TensorType(weight.dtype, (*x.shape, weight.shape[1])),)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        names = labels(given(inputs)[0].rank)
+        return Axes(pattern([names, ["v", "f"]], [*names, "f"]), {"v": "the integers embedding reads name its rows"})
 
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         return Cost()
@@ -161,6 +172,14 @@ class Matmul(Operator):
 
     def _batch(self, a: TensorType, b: TensorType) -> Shape:
         return broadcast(self, TensorType(a.dtype, a.shape[:-2]), TensorType(b.dtype, b.shape[:-2]))
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        a, b = given(inputs)
+        batch = self._batch(a, b)
+        names = labels(len(batch))
+        left = [*aligned(a.shape[:-2], batch, names), *["i"][: a.rank - 1], "k"]
+        right = [*aligned(b.shape[:-2], batch, names), "k", *["j"][: b.rank - 1]]
+        return Axes(pattern([left, right], [*names, *["i"][: a.rank - 1], *["j"][: b.rank - 1]]))
 
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         # FlopCounterMode leaves out products with vectors (mv, dot); they are matrix products all the same.
@@ -222,7 +241,7 @@ class Einsum(Operator):
                 j, other = sizes.setdefault(letter, (i, size))
                 if size != other:
                     raise ShapeError(
-                        f'einsum "{self.equation}" names one axis {letter}, but it has {other} in {types[j]} and {size} in {t}',
+                        f'the axis {letter} of einsum "{self.equation}" is {other} in {types[j]} and {size} in {t}',
                         operands=(j, i),
                         fix="give unequal axes different letters",
                     )
@@ -233,6 +252,10 @@ class Einsum(Operator):
                 raise ShapeError(f'the output of einsum "{self.equation}" has an axis {letter} that {fault}')
         return (TensorType(types[0].dtype, tuple(sizes[letter][1] for letter in right)),)
 
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        terms, right = self.terms(given(inputs))
+        return Axes(pattern(terms, right))
+
     def terms(self, types: Types) -> tuple[list[str], str]:
         """The letters of each input, and of the output."""
         left, _, right = self.canonical(*types).equation.partition("->")
@@ -241,7 +264,7 @@ class Einsum(Operator):
     def _check_term(self, term: str, t: TensorType, i: int) -> None:
         if len(term) != t.rank:
             raise ShapeError(
-                f'einsum "{self.equation}" gives its input {i} {len(term)} axes ({term}), but that is {t} of rank {t.rank}',
+                f'einsum "{self.equation}" names {len(term)} axes of its input {i}, but that is {t} of rank {t.rank}',
                 operands=(i,),
                 code="rank-mismatch",
             )
@@ -272,3 +295,17 @@ class Einsum(Operator):
                 flops += work
             have = both & later
         return Cost(macs, flops if len(terms) > 1 else types[0].elements)
+
+
+sample(Linear(), "f32[2, 5]", "f32[3, 5]", "f32[3]")
+sample(Linear(), "f32[2, 3, 4]", "f32[6, 4]")
+sample(Embedding(), "i64[2, 3]", "f32[7, 4]", high={0: 7})
+sample(Matmul(), "f32[3, 4]", "f32[4, 5]")
+sample(Matmul(), "f32[2, 1, 3, 4]", "f32[3, 4, 2]")
+sample(Matmul(), "f32[2, 3, 4]", "f32[4]")
+sample(Matmul(), "f32[4]", "f32[2, 4, 3]")
+sample(Einsum("bij,bjk->bik"), "f32[2, 3, 4]", "f32[2, 4, 5]")
+sample(Einsum("bhqd,bkhd->bhqk"), "f32[2, 2, 3, 4]", "f32[2, 5, 2, 4]")
+sample(Einsum("ab,bc,cd->da"), "f32[2, 3]", "f32[3, 4]", "f32[4, 2]")
+sample(Einsum("i,j->ij"), "f32[3]", "f32[4]")
+sample(Einsum("ijk->ki"), "f32[2, 3, 4]")

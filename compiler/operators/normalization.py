@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..types import DType, Shape, TensorType
+from ..types import DType, Shape, TensorType, floor_divide
+from .arithmetic import Add, Cast, Mul, Rsqrt, Square, Sub
 from .attribute import Flag, Positive, PositiveReal, Probability
+from .creation import scalar
+from .dimension import given, labels, pattern
+from .layout import Reshape
 from .operator import (
+    Axes,
     Cost,
+    Emit,
     Layer,
     Operator,
     OptionalTypes,
     ParameterSpec,
     ShapeError,
     Types,
+    V,
     layer,
     operands,
     operator,
+    sample,
 )
 from .parameter import (
     ONES,
@@ -30,6 +38,7 @@ from .parameter import (
     same_dtype,
     width,
 )
+from .reduction import Mean
 
 
 def _affine(
@@ -72,6 +81,38 @@ class Normalization(Operator):
         return Cost(flops=outputs[0].elements * (5 + sum(t is not None for t in inputs[1:])))
 
 
+def _in_full(emit: Emit[V], x: V) -> V:
+    """16-bit floats as f32: sums of squares need its range."""
+    return emit(Cast(DType.F32), x) if emit.type(x).dtype.bytes == 2 else x
+
+
+def _rounded(emit: Emit[V], x: V, like: V) -> V:
+    dtype = emit.type(like).dtype
+    return x if emit.type(x).dtype is dtype else emit(Cast(dtype), x)
+
+
+def _rescaled(emit: Emit[V], x: V, centred: V, dims: tuple[int, ...], eps: float) -> V:
+    """X divided by the root of the mean square of `centred`."""
+    power = emit(Mean(dims, True), emit(Square(), centred))
+    return emit(Mul(), x, emit(Rsqrt(), emit(Add(), power, scalar(emit, eps, emit.type(power).dtype))))
+
+
+def _standardised(emit: Emit[V], x: V, dims: tuple[int, ...], eps: float) -> V:
+    """X with mean 0 and variance 1 over `dims`, computed in f32 at least."""
+    full = _in_full(emit, x)
+    centred = emit(Sub(), full, emit(Mean(dims, True), full))
+    return _rounded(emit, _rescaled(emit, centred, centred, dims, eps), x)
+
+
+def _affined(emit: Emit[V], x: V, weight: V | None, bias: V | None, trailing: int = 0) -> V:
+    """X · weight + bias; `trailing` is how many axes of x follow those of the weight."""
+    for op, t in ((Mul(), weight), (Add(), bias)):
+        if t is not None:
+            shape = (*emit.type(t).shape, *(1,) * trailing)
+            x = emit(op, x, emit(Reshape(shape), t) if trailing else t)
+    return x
+
+
 @operator("batch_norm")
 class BatchNorm(Operator):
     """Per channel (axis 1): `(x - mean) / √(var + eps) · weight + bias` (Ioffe and Szegedy 2015).
@@ -92,6 +133,11 @@ class BatchNorm(Operator):
         for i, (operand, t) in enumerate(zip(self.operands[1:], inputs[1:], strict=True), 1):
             check_vector(self, operand.name, t, x.shape[1], i, "channels")
         return (x,)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        x, *vectors = given(inputs)
+        names = labels(x.rank)
+        return Axes(pattern([names, *[[names[1]] for _ in vectors]], names))
 
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         """In inference: one product and one sum an element, once the statistics are folded into scale and shift."""
@@ -140,6 +186,18 @@ class LayerNorm(Normalization):
                     operands=(0, i),
                 )
         return (x,)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        x, *weights = given(inputs)
+        names = labels(x.rank)
+        trailing = names[-self.rank :]
+        return Axes(pattern([names, *[trailing for _ in weights]], names), mixed=frozenset(trailing))
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        x, weight, bias = (*inputs, None, None)[:3]
+        assert x is not None
+        rank = emit.type(x).rank
+        return _affined(emit, _standardised(emit, x, tuple(range(rank - self.rank, rank)), self.eps), weight, bias)
 
 
 def _need_trailing(x: TensorType, rank: int) -> None:
@@ -190,6 +248,22 @@ class GroupNorm(Normalization):
         check_vector(self, "bias", bias, x.shape[1], 2, "channels")
         return (x,)
 
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        x, *weights = given(inputs)
+        n, _, *space = labels(x.rank)
+        channels = "c" if self.num_groups == 1 else "(g c)"
+        names = [n, channels, *space]
+        return Axes(pattern([names, *[[channels] for _ in weights]], names), mixed=frozenset(["c", *space]))
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        x, weight, bias = (*inputs, None, None)[:3]
+        assert x is not None
+        kind = emit.type(x)
+        n, c, *space = kind.shape
+        grouped = emit(Reshape((n, self.num_groups, floor_divide(c, self.num_groups), *space)), x)
+        normal = _standardised(emit, grouped, tuple(range(2, kind.rank + 1)), self.eps)
+        return _affined(emit, emit(Reshape(kind.shape), normal), weight, bias, kind.rank - 2)
+
 
 @layer("group_norm")
 class GroupNormLayer(_ChannelLayer):
@@ -224,6 +298,17 @@ class InstanceNorm(Normalization):
         check_vector(self, "weight", weight, x.shape[1], 1, "channels")
         check_vector(self, "bias", bias, x.shape[1], 2, "channels")
         return (x,)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        x, *weights = given(inputs)
+        names = labels(x.rank)
+        return Axes(pattern([names, *[[names[1]] for _ in weights]], names), mixed=frozenset(names[2:]))
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        x, weight, bias = (*inputs, None, None)[:3]
+        assert x is not None
+        rank = emit.type(x).rank
+        return _affined(emit, _standardised(emit, x, tuple(range(2, rank)), self.eps), weight, bias, rank - 2)
 
 
 @layer("instance_norm")
@@ -260,6 +345,18 @@ class RmsNorm(Operator):
         check_vector(self, "weight", weight, x.shape[-1], 1, "features")
         return (x,)
 
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        x, *weights = given(inputs)
+        names = labels(x.rank)
+        return Axes(pattern([names, *[names[-1:] for _ in weights]], names), mixed=frozenset(names[-1:]))
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        x, weight = (*inputs, None)[:2]
+        assert x is not None
+        full = _in_full(emit, x)
+        normal = _rounded(emit, _rescaled(emit, full, full, (emit.type(x).rank - 1,), self.eps), x)
+        return _affined(emit, normal, weight, None)
+
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         """Square, sum and scale: 3 an element, and 1 for the weight."""
         return Cost(flops=outputs[0].elements * (3 + sum(t is not None for t in inputs[1:])))
@@ -289,3 +386,17 @@ class RmsNormLayer(Layer):
 
     def operator(self, inputs: OptionalTypes, given: Mapping[str, TensorType]) -> Operator:
         return RmsNorm(self.eps)
+
+
+sample(BatchNorm(), "f32[2, 3, 4, 5]", "f32[3]", "f32[3]", "f32[3]", "f32[3]", positive=(4,))
+sample(BatchNorm(1e-3), "f32[4, 3]", None, None, "f32[3]", "f32[3]", positive=(4,))
+sample(LayerNorm(), "f32[2, 3, 4]", "f32[4]", "f32[4]")
+sample(LayerNorm(), "f32[2, 3, 4]", "f32[4]", None)
+sample(LayerNorm(2, 1e-3), "f32[2, 3, 4]", None, None)
+sample(GroupNorm(2), "f32[2, 4, 3, 3]", "f32[4]", "f32[4]")
+sample(GroupNorm(1), "f32[2, 3, 5]", "f32[3]", "f32[3]")
+sample(GroupNorm(3), "f32[4, 6]", None, None)
+sample(InstanceNorm(), "f32[2, 3, 4, 5]", None, None)
+sample(InstanceNorm(1e-3), "f32[2, 3, 6]", "f32[3]", "f32[3]")
+sample(RmsNorm(), "f32[2, 3, 4]", "f32[4]")
+sample(RmsNorm(1e-5), "f32[2, 6]", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from ..types import Dim, TensorType, floor_divide, known_less, volume
+from ..types import Dim, TensorType, divide, floor_divide, known_less, volume
 from .attribute import (
     Flag,
     Padding1,
@@ -20,21 +20,27 @@ from .attribute import (
     SamePadding2,
     SamePadding3,
 )
-from .dimension import need_float
+from .dimension import given, need_float, pattern
+from .layout import Concat, Reshape, Slice
 from .operator import (
+    Axes,
     Cost,
+    Emit,
     Layer,
     Operator,
     OptionalTypes,
     ParameterSpec,
     ShapeError,
     Types,
+    V,
     layer,
     operands,
     operator,
+    sample,
 )
 from .parameter import applied
-from .window import check_fit, check_rank, extent, positions, resolve
+from .reduction import Max, Mean
+from .window import SPATIAL, check_fit, check_rank, extent, lowered, positions, raised, resolve, sliding, tied
 
 
 class Pooling(Operator):
@@ -89,6 +95,10 @@ class Pooling(Operator):
             )
         return count if inside else count - 1
 
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        before, _, after = tied(self.kernel_size, self.stride, self.padding)
+        return sliding(before, ("c", "c"), (), after)
+
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         """One operation for each element of each window."""
         return Cost(flops=outputs[0].elements * volume(self.kernel_size))
@@ -118,11 +128,20 @@ class MaxPool1d(MaxPooling):
     """The largest number of each window of `x [N, C, L]`."""
 
     spatial = 1
+    derived = True
     kernel_size: Positive1
     stride: Positive1
     padding: Padding1 = ((0, 0),)
     dilation: Positive1 = (1,)
     ceil_mode: Flag = False
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        (x,) = inputs
+        assert x is not None
+        op = MaxPool2d(
+            (1, *self.kernel_size), (1, *self.stride), ((0, 0), *self.padding), (1, *self.dilation), self.ceil_mode
+        )
+        return lowered(emit, emit(op, raised(emit, x)))
 
 
 @operator("max_pool2d")
@@ -154,11 +173,20 @@ class AvgPool1d(AvgPooling):
     """The mean of each window of `x [N, C, L]`."""
 
     spatial = 1
+    derived = True
     kernel_size: Positive1
     stride: Positive1
     padding: Padding1 = ((0, 0),)
     ceil_mode: Flag = False
     count_include_pad: Flag = True
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        (x,) = inputs
+        assert x is not None
+        op = AvgPool2d(
+            (1, *self.kernel_size), (1, *self.stride), ((0, 0), *self.padding), self.ceil_mode, self.count_include_pad
+        )
+        return lowered(emit, emit(op, raised(emit, x)))
 
 
 @operator("avg_pool2d")
@@ -186,7 +214,7 @@ class AvgPool3d(AvgPooling):
 
 
 class PoolingLayer(Layer):
-    """Constructor without parameters, which knows the input's size: `stride` defaults to the kernel, "same" resolves."""
+    """Constructor without parameters: `stride` defaults to the kernel, and "same" follows from the input's size."""
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...] | None
@@ -298,7 +326,9 @@ class AdaptivePooling(Operator):
 
     __slots__ = ()
     operands = operands("x")
+    derived = True
     spatial: ClassVar[int]
+    reduction: ClassVar[type[Mean] | type[Max]] = Mean
     output_size: tuple[int, ...]
 
     def shape(self, *inputs: TensorType | None) -> Types:
@@ -312,6 +342,41 @@ class AdaptivePooling(Operator):
         """One operation an input element (windows overlap by at most one)."""
         assert inputs[0] is not None
         return Cost(flops=inputs[0].elements)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        (x,) = given(inputs)
+        before, after = SPATIAL[self.spatial], list[str]()
+        fixed: dict[str, str] = {}
+        for label, size, out in zip(before, x.shape[2:], self.output_size, strict=True):
+            after.append(label if size == out else "1" if out == 1 else f"{label}2")
+            if out != 1:
+                fixed[after[-1]] = "its size is the attribute output_size"
+        whole = frozenset(label for label, out in zip(before, self.output_size, strict=True) if out == 1)
+        kept = frozenset(before) - whole
+        return Axes(pattern([["n", "c", *before]], ["n", "c", *after]), fixed, kept - fixed.keys(), whole)
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> V:
+        """Axis by axis: a window is a product of intervals, and means and maxima over products split."""
+        (x,) = inputs
+        assert x is not None
+        for axis, out in enumerate(self.output_size, 2):
+            x = self._along(emit, x, axis, out)
+        return x
+
+    def _along(self, emit: Emit[V], x: V, axis: int, out: int) -> V:
+        shape = emit.type(x).shape
+        size = shape[axis]
+        if size == out:
+            return x
+        if out == 1:
+            return emit(self.reduction((axis,), True), x)
+        each = divide(size, out)
+        if each is not None:
+            split = emit(Reshape((*shape[:axis], out, each, *shape[axis + 1 :])), x)
+            return emit(self.reduction((axis + 1,), False), split)
+        bounds = [(floor_divide(i * size, out), floor_divide((i + 1) * size + (out - 1), out)) for i in range(out)]
+        parts = [emit(self.reduction((axis,), True), emit(Slice(axis, a, b), x)) for a, b in bounds]
+        return emit(Concat(axis), *parts)
 
 
 @operator("adaptive_avg_pool1d")
@@ -343,4 +408,25 @@ class AdaptiveMaxPool2d(AdaptivePooling):
     """The largest numbers of windows that cover `x [N, C, H, W]`."""
 
     spatial = 2
+    reduction = Max
     output_size: Positive2
+
+
+sample(MaxPool1d((3,), (2,), ((1, 1),)), "f32[2, 3, 9]")
+sample(MaxPool2d((2, 2), (2, 2)), "f32[2, 3, 6, 8]")
+sample(MaxPool2d((3, 2), (2, 1), ((1, 1), (0, 1)), (1, 2)), "f32[2, 3, 7, 6]")
+sample(MaxPool2d((3, 3), (2, 2), ((0, 0), (1, 1)), (1, 1), True), "f32[1, 2, 8, 6]")
+sample(MaxPool3d((2, 2, 2), (2, 1, 2)), "f32[1, 2, 4, 3, 4]")
+sample(AvgPool1d((2,), (2,)), "f32[2, 3, 8]")
+sample(AvgPool2d((3, 3), (1, 1), ((1, 1), (1, 1))), "f32[2, 3, 5, 4]")
+sample(AvgPool2d((3, 3), (2, 2), ((1, 1), (0, 1)), False, False), "f32[2, 2, 7, 6]")
+sample(AvgPool2d((3, 2), (2, 2), ((1, 1), (1, 1)), True), "f32[1, 2, 6, 7]")
+sample(AvgPool2d((2, 3), (2, 2), ((0, 1), (1, 1)), True, False), "f32[1, 2, 6, 6]")
+sample(AvgPool3d((2, 1, 2), (2, 1, 1)), "f32[1, 2, 4, 2, 3]")
+sample(AdaptiveAvgPool1d((3,)), "f32[2, 3, 7]")
+sample(AdaptiveAvgPool2d((1, 1)), "f32[2, 3, 5, 4]")
+sample(AdaptiveAvgPool2d((2, 3)), "f32[2, 3, 4, 5]")
+sample(AdaptiveAvgPool2d((4, 2)), "f32[2, 3, 4, 6]")
+sample(AdaptiveAvgPool3d((1, 2, 3)), "f32[1, 2, 3, 4, 3]")
+sample(AdaptiveMaxPool2d((2, 3)), "f32[2, 3, 5, 6]")
+sample(AdaptiveMaxPool2d((1, 1)), "f32[2, 3, 4, 4]")

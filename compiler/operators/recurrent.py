@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from ..types import Dim, Shape, TensorType
+from .activation import Sigmoid, Tanh
+from .arithmetic import Add, Mul, Sub
 from .attribute import Flag, Positive
+from .creation import Full
+from .dimension import pattern
+from .layout import Concat, Reshape, Slice, Split, Stack
+from .linear import Linear
 from .operator import (
+    Axes,
     Cost,
+    Emit,
     Initialiser,
     Layer,
     Operator,
@@ -20,6 +28,7 @@ from .operator import (
     layer,
     operands,
     operator,
+    sample,
 )
 from .parameter import data, parameter_dtype, same_dtype, width
 
@@ -28,11 +37,12 @@ class Recurrent(Operator):
     """`x [N, T, in]` → `output [N, T, directions · hidden]` and the last states `[layers · directions, N, hidden]`.
 
     Weights follow PyTorch's order: for each layer, for each direction, `weight_ih [gates · hidden, in]`,
-    `weight_hh [gates · hidden, hidden]`, and with `bias` `bias_ih`, `bias_hh [gates · hidden]`. States start at zero where
-    they are not given.
+    `weight_hh [gates · hidden, hidden]`, and with `bias` `bias_ih`, `bias_hh [gates · hidden]`. States that are not
+    given start at zero.
     """
 
     __slots__ = ()
+    derived = True
     gates: ClassVar[int]
     states: ClassVar[int]
     hidden_size: int
@@ -85,8 +95,8 @@ class Recurrent(Operator):
         wanted = self.weight_shapes(features)
         if len(weights) != len(wanted):
             raise ShapeError(
-                f"{self.name} with {self.num_layers} layers of {self.directions} directions takes {len(wanted)} weights, "
-                f"not {len(weights)}",
+                f"{self.name} takes {len(wanted)} weights for {self.num_layers} layers of {self.directions} "
+                f"directions, not {len(weights)}",
                 code="input-count",
                 notes=(f"they are {', '.join(wanted)}",),
             )
@@ -112,6 +122,76 @@ class Recurrent(Operator):
     pointwise: ClassVar[int]
     """Element-wise operations for each hidden unit and place, biases apart."""
 
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        """One order of hidden units for all layers and directions, as the states have one axis for them."""
+        states = [["l", "n", "h"] for t in inputs[1 : 1 + self.states] if t is not None]
+        output = "(r h)" if self.bidirectional else "h"
+        weights = [_columns(name, output) for name in self.weight_shapes(1)]
+        fixed = {"q": f"the gates of {self.name} have their order", "l": "each layer and direction has one state"}
+        if self.bidirectional:
+            fixed["r"] = "there are two directions"
+        text = pattern([["n", "t", "i"], *states, *weights], ["n", "t", output], *[["l", "n", "h"]] * self.states)
+        return Axes(text, fixed, frozenset("t"))
+
+    def expand(self, emit: Emit[V], *inputs: V | None) -> tuple[V, ...]:
+        """Unrolled over a sequence whose length is a number."""
+        x, initial, weights = self.parts(inputs)
+        count = len(weights) // (self.num_layers * self.directions)
+        last: list[tuple[V, ...]] = []
+        for level in range(self.num_layers):
+            outputs: list[V] = []
+            for direction in range(self.directions):
+                index = level * self.directions + direction
+                state = tuple(self._start(emit, x, s, index) for s in initial)
+                own = weights[index * count : (index + 1) * count]
+                sequence, state = self._unrolled(emit, x, state, own, backwards=direction == 1)
+                outputs.append(sequence)
+                last.append(state)
+            x = outputs[0] if len(outputs) == 1 else emit(Concat(2), *outputs)
+        return (x, *(emit(Stack(0), *states) for states in zip(*last, strict=True)))
+
+    def _start(self, emit: Emit[V], x: V, initial: V | None, index: int) -> V:
+        """The first state of one layer and direction, [N, hidden]."""
+        kind = emit.type(x)
+        shape = (kind.shape[0], self.hidden_size)
+        if initial is None:
+            return emit(Full(shape, 0.0, kind.dtype))
+        return emit(Reshape(shape), emit(Slice(0, index, index + 1), initial))
+
+    def _unrolled(
+        self, emit: Emit[V], x: V, state: tuple[V, ...], weights: tuple[V, ...], *, backwards: bool
+    ) -> tuple[V, tuple[V, ...]]:
+        """One direction of one layer: its outputs [N, T, hidden] and last state."""
+        w_ih, w_hh, b_ih, b_hh = (*weights, None, None)[:4]
+        n, length, _ = emit.type(x).shape
+        if not isinstance(length, int):
+            raise ShapeError(
+                f"{self.name} is unrolled for this target, which needs a sequence length in numbers, not {length}",
+                operands=(0,),
+                code="symbolic-sequence",
+                fix="give the input's second axis as a number",
+            )
+        inner = emit(Linear(), x, w_ih, b_ih)
+        outputs: dict[int, V] = {}
+        for t in reversed(range(length)) if backwards else range(length):
+            step = emit(Reshape((n, self.gates * self.hidden_size)), emit(Slice(1, t, t + 1), inner))
+            state = self.step(emit, step, emit(Linear(), state[0], w_hh, b_hh), state)
+            outputs[t] = state[0]
+        return emit(Stack(1), *(outputs[t] for t in range(length))), state
+
+    def step(self, emit: Emit[V], inner: V, outer: V, state: tuple[V, ...]) -> tuple[V, ...]:
+        """The next state from the gates' inputs: of the sequence (`inner`) and of the state (`outer`)."""
+        raise NotImplementedError
+
+
+def _columns(name: str, output: str) -> list[str]:
+    """Labels of the axes of a weight."""
+    if name.startswith("bias"):
+        return ["(q h)"]
+    if name.startswith("weight_hh"):
+        return ["(q h)", "h"]
+    return ["(q h)", "i" if "_l0" in name else output]
+
 
 def check_sequence(name: str, x: TensorType) -> None:
     """Raises `ShapeError` where the input is not a batch of sequences."""
@@ -135,6 +215,12 @@ class Lstm(Recurrent):
     bidirectional: Flag = False
     bias: Flag = True
 
+    def step(self, emit: Emit[V], inner: V, outer: V, state: tuple[V, ...]) -> tuple[V, ...]:
+        i, f, g, o = emit.many(Split((self.hidden_size,) * 4, 1), emit(Add(), inner, outer))
+        kept = emit(Mul(), emit(Sigmoid(), f), state[1])
+        cell = emit(Add(), kept, emit(Mul(), emit(Sigmoid(), i), emit(Tanh(), g)))
+        return emit(Mul(), emit(Sigmoid(), o), emit(Tanh(), cell)), cell
+
 
 @operator("gru")
 class Gru(Recurrent):
@@ -150,11 +236,18 @@ class Gru(Recurrent):
     bidirectional: Flag = False
     bias: Flag = True
 
+    def step(self, emit: Emit[V], inner: V, outer: V, state: tuple[V, ...]) -> tuple[V, ...]:
+        sizes = (self.hidden_size,) * 3
+        r, z, n = emit.many(Split(sizes, 1), inner)
+        r_, z_, n_ = emit.many(Split(sizes, 1), outer)
+        reset, update = emit(Sigmoid(), emit(Add(), r, r_)), emit(Sigmoid(), emit(Add(), z, z_))
+        new = emit(Tanh(), emit(Add(), n, emit(Mul(), reset, n_)))
+        return (emit(Add(), new, emit(Mul(), update, emit(Sub(), state[0], new))),)
+
 
 class RecurrentLayer(Layer):
     """A recurrent network that owns its weights, U(±1/√hidden) as PyTorch's."""
 
-    result: ClassVar[type[Recurrent]]
     hidden_size: int
     num_layers: int
     bidirectional: bool
@@ -204,3 +297,16 @@ class GruLayer(RecurrentLayer):
 
     def _made(self) -> Recurrent:
         return Gru(self.hidden_size, self.num_layers, self.bidirectional, self.bias)
+
+
+_LSTM = ("f32[12, 4]", "f32[12, 3]", "f32[12]", "f32[12]")
+_GRU = ("f32[9, 4]", "f32[9, 3]", "f32[9]", "f32[9]")
+sample(Lstm(3), "f32[2, 5, 4]", None, None, *_LSTM)
+sample(Lstm(3, bias=False), "f32[2, 5, 4]", "f32[1, 2, 3]", "f32[1, 2, 3]", *_LSTM[:2])
+sample(
+    Lstm(3, 2, True), "f32[2, 4, 4]", "f32[4, 2, 3]", "f32[4, 2, 3]",
+    *_LSTM, *_LSTM, *("f32[12, 6]", *_LSTM[1:]) * 2,
+)  # fmt: skip
+sample(Gru(3), "f32[2, 5, 4]", None, *_GRU)
+sample(Gru(3, 2), "f32[2, 4, 4]", "f32[2, 2, 3]", *_GRU, "f32[9, 3]", *_GRU[1:])
+sample(Gru(3, bidirectional=True, bias=False), "f32[2, 4, 4]", None, *_GRU[:2], *_GRU[:2])

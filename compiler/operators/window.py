@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from ..types import Dim, Shape, TensorType, floor_divide, known_less
 from .attribute import Pairs, Same
-from .operator import Operator, ShapeError
+from .dimension import pattern
+from .layout import Reshape
+from .operator import Axes, Emit, Operator, ShapeError, V
 
 LAYOUTS = {1: "N, C, L", 2: "N, C, H, W", 3: "N, C, D, H, W"}
 """Axes of the input by the number of spatial axes."""
@@ -84,6 +86,31 @@ def positions(size: Dim, reach: int, stride: int, pad: tuple[int, int]) -> Dim:
     return floor_divide(size + (sum(pad) - reach), stride) + 1
 
 
-def carried(kernel: int, stride: int, pad: tuple[int, int]) -> bool:
-    """Whether each output position reads the input position of the same number only."""
-    return kernel == 1 and stride == 1 and pad == (0, 0)
+def tied(kernel: Sequence[int], stride: Sequence[int], padding: Pairs) -> tuple[list[str], list[str], list[str]]:
+    """Labels of the spatial axes of the input, of the kernel and of the output.
+
+    An axis on which each output position reads the input position of the same number only keeps its label.
+    """
+    before = list(SPATIAL[len(kernel)])
+    passes = [k == 1 and s == 1 and pair == (0, 0) for k, s, pair in zip(kernel, stride, padding, strict=True)]
+    return before, [f"k{y}" for y in before], [y if same else f"{y}2" for y, same in zip(before, passes, strict=True)]
+
+
+def sliding(before: list[str], channels: Sequence[str], weights: Sequence[Sequence[str]], after: list[str]) -> Axes:
+    """The pattern `n in *before, *weights -> n out *after`; what windows slide over is in order."""
+    given, made = channels
+    ordered = {label for label in (*before, *after) if label not in before or label not in after}
+    ordered |= {label for group in weights for label in group if label.startswith("k")}
+    return Axes(pattern([["n", given, *before], *weights], ["n", made, *after]), ordered=frozenset(ordered))
+
+
+def raised(emit: Emit[V], x: V) -> V:
+    """`[N, C, L]` as `[N, C, 1, L]`: expansions of 1-dimensional operators are 2-dimensional ones."""
+    a, b, length = emit.type(x).shape
+    return emit(Reshape((a, b, 1, length)), x)
+
+
+def lowered(emit: Emit[V], x: V) -> V:
+    """`[N, C, 1, L]` as `[N, C, L]`."""
+    a, b, _, length = emit.type(x).shape
+    return emit(Reshape((a, b, length)), x)
