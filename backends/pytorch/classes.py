@@ -80,9 +80,9 @@ class Class:
         return self.instances[0]
 
 
-def classify(instances: Mapping[str, Instance], taken: Iterable[str]) -> list[Class]:
+def classify(instances: Mapping[str, Instance], taken: Iterable[str], real: str) -> list[Class]:
     """The classes of all instances (by path), those that others build on first; the model's own is the last.
-    `taken` are other names of the file."""
+    `taken` are other names of the file, `real` the dtype of constants that are f32 in the graph."""
     groups: dict[int, list[Instance]] = {}
     heights: dict[str, int] = {}
     for path in sorted(instances, key=lambda p: -p.count(".") if p else 1):
@@ -94,7 +94,7 @@ def classify(instances: Mapping[str, Instance], taken: Iterable[str]) -> list[Cl
     for height in sorted(groups):
         alike: dict[tuple[Any, ...], list[Instance]] = {}
         for instance in groups[height]:
-            _Constructor(instance, instances).write()
+            _Constructor(instance, instances, real).write()
             alike.setdefault(instance.key, []).append(instance)
         for members in alike.values():
             made = Class(len(classes), members)
@@ -121,8 +121,9 @@ def _members(slot: Slot) -> Iterator[Slot]:
 class _Constructor:
     """Writes the constructor of one instance."""
 
-    def __init__(self, instance: Instance, instances: Mapping[str, Instance]) -> None:
+    def __init__(self, instance: Instance, instances: Mapping[str, Instance], real: str) -> None:
         self._instance = instance
+        self._real = real
         self._instances = instances
 
     def write(self) -> None:
@@ -215,7 +216,8 @@ class _Constructor:
             data = "torch.empty(0)"
         else:
             mark = literal(self._instance.hole(Hole(_listed(buffer.value), "value", name)))
-            data = f"torch.tensor({mark}, dtype=torch.{DTYPES[buffer.dtype]})"
+            dtype = self._real if buffer.dtype is DType.F32 else DTYPES[buffer.dtype]
+            data = f"torch.tensor({mark}, dtype=torch.{dtype})"
         line = _Line(f'self.register_buffer("{name}", ', Tree(data), ", persistent=False)")
         self._instance.lines.append(line)
 

@@ -16,7 +16,7 @@ def drop_path(x, p, training):
 
 
 def rotary_embedding(x, positions=None, base=10000.0, interleaved=False):
-    """Turn pairs (i, i + D / 2), or (2i, 2i + 1), of features of x [..., T, D] by angles position * base ** (-2i / D)."""
+    """Turn pairs (i, i + D / 2), or (2i, 2i + 1), of features of x [..., T, D] by position * base ** (-2i / D)."""
     length, size = x.shape[-2:]
     dtype = torch.promote_types(x.dtype, torch.float32)
     if positions is None:

@@ -52,8 +52,12 @@ def module(graph: Graph, seed: int = 0, dtype: torch.dtype | None = None) -> nn.
     Raises:
         NetcError: where the graph holds an operator that PyTorch has no rule for.
     """
-    made = _load(translate(graph), graph, seed)
+    made = _load(translate(graph, real=_name(dtype)), graph, seed)
     return made if dtype is None else made.to(dtype)
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return str(dtype or torch.float32).removeprefix("torch.")
 
 
 def _load(translation: Translation, graph: Graph, seed: int) -> nn.Module:
@@ -129,7 +133,7 @@ def evaluate(
     `expanded`, derived operators are computed by their expansions rather than by rules.
     """
     graph = operation(op, [None if i is None else _type(i) for i in inputs])
-    made = _load(translate(graph, frozenset() if expanded else None), graph, 0).train(training)
+    made = _load(translate(graph, frozenset() if expanded else None, _name(dtype)), graph, 0).train(training)
     given = [tensor(i) for i in inputs if i is not None]
     if dtype is not None:
         made = made.to(dtype)

@@ -16,7 +16,7 @@ from .hierarchy import Frame, arrange
 from .plan import plan
 from .slots import Slot, plant
 
-assert elementwise and layers and layout and reductions and spatial  # importing them fills RULES
+_FAMILIES = (elementwise, layers, layout, reductions, spatial)  # importing them fills RULES
 
 _HEADER = '''\
 """{title}
@@ -76,9 +76,9 @@ class Translation:
         self.name = name
 
 
-def translate(graph: Graph, keep: frozenset[type[Operator]] | None = None) -> Translation:
+def translate(graph: Graph, keep: frozenset[type[Operator]] | None = None, real: str = "float32") -> Translation:
     """`source`, with the name of the model's class. Derived operators outside `keep` (default: all that have a rule)
-    are written as their expansions."""
+    are written as their expansions. Constants that are f32 in the graph are made of the dtype `real`."""
     graph = expand(graph, RULES.direct if keep is None else keep)
     RULES.check(graph)
     frames = arrange(graph)
@@ -91,7 +91,7 @@ def translate(graph: Graph, keep: frozenset[type[Operator]] | None = None) -> Tr
         taken = {name: b for m in siblings for name, b in m.buffers.items()}
         methods[frame.path] = _share(siblings, Writer(graph, frame, made, methods, taken).write())
     helpers = {name: f for m in methods.values() for name, f in m.helpers.items()}
-    classes = classify(instances, helpers)
+    classes = classify(instances, helpers, real)
     text = _HEADER.format(title=f"{graph.name}.", signature=_signature(graph))
     for name in sorted(helpers):
         text += f"\n\n{inspect.getsource(helpers[name])}"
