@@ -14,4 +14,5 @@ from . import pooling as pooling
 from . import rearrange as rearrange
 from . import recurrent as recurrent
 from . import reduction as reduction
+from . import resampling as resampling
 from . import stochastic as stochastic

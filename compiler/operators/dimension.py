@@ -123,7 +123,9 @@ def need_float(op: Operator, *inputs: TensorType) -> None:
 def need_rank(op: Operator, x: TensorType, rank: int, layout: str, operand: int = 0) -> None:
     """Raises `ShapeError` where an input is not of this rank; `layout` says what its axes are."""
     if x.rank != rank:
-        raise ShapeError(f"{op.name} takes [{layout}], not {x} of rank {x.rank}", operands=(operand,))
+        raise ShapeError(
+            f"{op.name} takes [{layout}], not {x} of rank {x.rank}", operands=(operand,), code="rank-mismatch"
+        )
 
 
 def replaced(shape: Shape, dim: int, size: Dim) -> Shape:
