@@ -7,7 +7,7 @@ from ...compiler.operators import creation as c
 from ...compiler.operators import layout as m
 from ...compiler.operators import stochastic as s
 from ...compiler.operators.operator import Operator
-from ...compiler.types import DType
+from ...compiler.types import DType, Expression
 from .build import RULES, Build
 
 
@@ -23,7 +23,9 @@ def _constant(b: Build, op: c.Constant) -> str:
 
 @RULES(c.Full)
 def _full(b: Build, op: c.Full) -> str:
-    return b("Expand", b.constant(op.value, op.dtype), b.vector(op.size))
+    value = op.value
+    number = b.scalar_size(value, op.dtype) if isinstance(value, Expression) else b.constant(value, op.dtype)
+    return b("Expand", number, b.vector(op.size))
 
 
 @RULES(c.Arange)
