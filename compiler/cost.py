@@ -6,7 +6,8 @@ Conventions, each of which some other tool decides otherwise:
   in the scope of the first node that reads it. Those that only the other phase reads are left out.
 - **MACs** are those of convolutions and matrix products (`FlopCounterMode / 2`); FLOPs are 2 · MACs; all other
   arithmetic is in its own column, one operation an element.
-- **Nodes** are those that an output or tap needs in the chosen phase. In inference dropout and drop path are free.
+- **Nodes** are those that an output needs in the chosen phase (a tap alone computes nothing). In inference dropout and
+  drop path are free.
 - **Weight-only nodes** (values that depend on no input, such as `a @ b` of two parameters) are counted like all others,
   because they are computed unless a pass folds them. `Report.folded` says how many MACs folding would save.
 - **Activations** are the outputs of all nodes, inputs and parameters excluded. A reshape, and every other node that
@@ -187,8 +188,8 @@ def _bound(row: Row, bind: Mapping[str, int]) -> Row:
 
 
 def _live(graph: Graph, phase: Literal["train", "infer"]) -> dict[str, Node]:
-    """The nodes that an output or tap needs in this phase, in the graph's order, and all inputs."""
-    waiting: list[Ref | None] = [*graph.outputs.values(), *graph.taps.values()]
+    """The nodes that an output needs in this phase, in the graph's order, and all inputs."""
+    waiting: list[Ref | None] = list(graph.outputs.values())
     found = set(graph.inputs)
     while waiting:
         ref = waiting.pop()

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Literal
 
 import pytest
-from netc.compiler.cost import REFERENCE, cost
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from netc.compiler.cost import REFERENCE, VIEWS, cost
 from netc.compiler.diagnostic import NetcError
 from netc.compiler.graph import Edit, Graph, Input, Parameter, ParameterRef, Phase, Ref, Scope, SelectPhase, Value
 from netc.compiler.operators.activation import Relu
@@ -14,7 +18,9 @@ from netc.compiler.operators.linear import Linear, Matmul
 from netc.compiler.operators.normalization import BatchNorm
 from netc.compiler.operators.operator import Initialiser
 from netc.compiler.operators.stochastic import Dropout
-from netc.compiler.types import Dim, DType, TensorType, symbol
+from netc.compiler.passes.eliminate_dead import eliminate_dead
+from netc.compiler.types import Dim, DType, TensorType, substitute, symbol, symbols
+from strategies import graphs
 
 N = symbol("N")
 
@@ -218,15 +224,59 @@ def test_a_graph_of_inputs_alone():
     assert report.longest.nodes == ()
 
 
-def test_macs_are_flop_counter_mode_halved():
+def bound(graph: Graph, size: int) -> dict[str, int]:
+    return {name: size for node in graph.inputs.values() for d in node.types[0].shape for name in symbols(d)}
+
+
+@settings(max_examples=50)
+@given(graphs(training=False), st.integers(1, 4))
+def test_parameters_and_macs_are_pytorchs(graph: Graph, size: int):
+    """The counts of `module.parameters()` and of FlopCounterMode, run on the module itself."""
     torch = pytest.importorskip("torch")
+    pytest.importorskip("torch.nn.attention")
     counter = pytest.importorskip("torch.utils.flop_counter")
-    net = Net()
-    x = net.input("x", 2, 4, 9, 9)
-    y = net.edit.add("conv", Conv2d((2, 2), groups=2), x, net.parameter("w", 6, 2, 3, 3), None).value
-    y = net.edit.add("flat", Reshape((2, 96)), y).value
-    report = cost(net.done(net.linear("fc", y, 5)))
-    with counter.FlopCounterMode(display=False) as counted:
-        y = torch.nn.functional.conv2d(torch.zeros(2, 4, 9, 9), torch.zeros(6, 2, 3, 3), stride=2, groups=2)
-        torch.nn.functional.linear(y.reshape(2, 96), torch.zeros(5, 96))
+    module = pytest.importorskip("netc.backends.pytorch").module
+    bind = bound(graph, size)
+    graph = eliminate_dead(graph)
+    report = cost(graph, bind)
+    net = module(graph).eval()
+    feeds = [torch.zeros([substitute(d, bind) for d in n.types[0].shape]) for n in graph.inputs.values()]
+    types = [n.types[0].dtype for n in graph.inputs.values()]
+    # Of attention FlopCounterMode sees the two products, but not the fused kernel for CPUs.
+    unfused = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with counter.FlopCounterMode(display=False) as counted, torch.no_grad(), unfused:
+        net(*(f if t.is_float else f.long() for f, t in zip(feeds, types, strict=True)))
+    assert report.parameters == sum(p.numel() for p in net.parameters())
     assert report.macs == counted.get_total_flops() // 2
+
+
+@given(graphs(), st.sampled_from(["train", "infer"]))
+def test_symbolic_costs_bind_to_the_costs_of_the_bound_graph(graph: Graph, phase: Literal["train", "infer"]):
+    bind = bound(graph, 3)
+    symbolic, fixed = cost(graph, phase=phase), cost(graph, bind, phase)
+    for a, b in zip(symbolic.rows, fixed.rows, strict=True):
+        assert (a.path, a.parameters, a.nodes) == (b.path, b.parameters, b.nodes)
+        assert [substitute(d, bind) for d in (a.macs, a.other, a.activations)] == [b.macs, b.other, b.activations]
+        assert substitute(a.peak, bind) <= b.peak
+
+
+@given(graphs(training=False))
+def test_the_peak_is_that_of_a_naive_simulation(graph: Graph):
+    bind = bound(graph, 2)
+    graph = eliminate_dead(replace(graph, taps={}))
+    order = list(graph.nodes.values())
+    home: dict[Value, Value | None] = {}
+    for node in order:
+        view = node.op.name in VIEWS or node.op.effect == "random"
+        source = node.inputs[0] if view else None
+        for value in node.values:
+            home[value] = value if not view else home[source] if isinstance(source, Value) else None
+    kept = {home[r] for r in graph.outputs.values() if isinstance(r, Value)}
+    peak = 0
+    for i, node in enumerate(order):
+        later = {home[r] for n in order[i:] for r in n.refs if isinstance(r, Value)}
+        made = {v for n in order[: i + 1] for v in n.values if home[v] == v}
+        inputs = {n.value for n in graph.inputs.values()}
+        alive = [v for v in made if v in later or v in kept or v in inputs or v.node == node.path]
+        peak = max(peak, sum(int(str(substitute(graph.type(v).bytes, bind))) for v in alive))
+    assert cost(graph, bind).total.peak == peak

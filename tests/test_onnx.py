@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
 from netc.backends import interchange
 from netc.backends.interchange import export, model
 from netc.backends.interchange.build import OPSET, RULES
@@ -19,9 +20,9 @@ from netc.compiler.diagnostic import NetcError
 from netc.compiler.graph import Graph
 from netc.compiler.operators.extern import Extern
 from netc.compiler.operators.operator import OPERATORS, SAMPLES, Operator, Sample
-from netc.compiler.types import Dim, DType, TensorType, substitute, symbol
+from netc.compiler.types import Dim, DType, TensorType, substitute, symbol, symbols
 from netc.compiler.weights import values
-from strategies import Builder, type_of
+from strategies import Builder, graphs, type_of
 
 N, T, H, W = map(symbol, "NTHW")
 
@@ -58,6 +59,8 @@ def assert_same(graph: Graph, feeds: Mapping[str, np.ndarray]) -> onnx.ModelProt
     """The checked model of a graph, which computes what PyTorch does."""
     made = model(graph)
     onnx.checker.check_model(made, full_check=True)
+    read = {*graph.outputs, *(name for node in made.graph.node for name in node.input)}
+    assert all(read.intersection(node.output) for node in made.graph.node)
     found, wanted = run(made, feeds), reference(graph, feeds)
     assert list(found) == list(graph.outputs)
     for name, ref in graph.outputs.items():
@@ -100,6 +103,13 @@ def test_every_sample(sample: Sample):
 @pytest.mark.parametrize("op", [o for o in OPERATORS.values() if o.name != "select_phase"], ids=lambda o: o.name)
 def test_every_operator_is_translated_expanded_or_declared(op: type[Operator]):
     assert RULES.get(op) or op.derived or RULES.reason(op)
+
+
+@settings(max_examples=60)
+@given(graphs())
+def test_random_graphs(graph: Graph):
+    free = {name for node in graph.inputs.values() for d in node.types[0].shape for name in symbols(d)}
+    assert_same_at(graph, dict.fromkeys(free, 2), dict.fromkeys(free, 3))
 
 
 # --------------------------------------------------------------------------------------------------- symbolic sizes

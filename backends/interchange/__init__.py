@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,6 +11,7 @@ from onnx import helper
 
 from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.graph import Graph
+from ...compiler.passes.eliminate_dead import eliminate_dead
 from ...compiler.passes.expand import expand
 from ...compiler.passes.strip_phase import strip_phase
 from . import elementwise as elementwise
@@ -34,7 +36,8 @@ def model(graph: Graph, seed: int = 0) -> onnx.ModelProto:
         NetcError: for an operator that ONNX cannot express (`unsupported-operator`), a symbolic size that no input's
             shape gives (`unsupported-dimension`), or a parameter that cannot be read or drawn.
     """
-    graph = expand(strip_phase(graph, "infer"), RULES.direct)
+    # Taps are no outputs of the file: what only they need is left out.
+    graph = eliminate_dead(expand(strip_phase(replace(graph, taps={}), "infer"), RULES.direct))
     RULES.check(graph)
     build = Build(graph, seed)
     build.run()
