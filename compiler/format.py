@@ -160,11 +160,12 @@ class _Formatter:
 
     def _with_bracket(self, rule: str, children: list[Part], opening: int, *, bare: bool) -> Doc:
         head, rest = children[:opening], children[opening:]
+        tight, self._tight = self._tight, self._tight or rule in ("tensor_type", "graph")
         if _is(rest[0], "LBRACE"):
             before = self._sentence(head, bare=bare)
             body = self._on_block(rest) if rule == "graph" else self._entries(rest, rows=rule != "import")
+            self._tight = tight
             return Concat(parts=[before, Text(text=" "), body])
-        tight, self._tight = self._tight, self._tight or rule == "tensor_type"
         parts = [self._doc(c, bare=bare and i == 0) for i, c in enumerate(head)]
         if rule == "applied":
             parts.append(Text(text=" "))
