@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from .diagnostic import Diagnostic, NetcError, nearest
 from .graph import Graph, Input, Node, Parameter, ParameterRef, Ref, SelectPhase, Value
+from .operators.operator import Cost, Operator
 from .types import Dim, TensorType, substitute, symbols, total
 
 REFERENCE = 128
@@ -234,6 +235,8 @@ class _Measure:
         self._reference = reference
         self._numbers: dict[Dim, int] = {}
         self._bytes: dict[TensorType, Dim] = {}
+        self._negative: dict[Dim, Dim] = {}
+        self._costs: dict[tuple[Operator, tuple[TensorType | None, ...]], Cost] = {}
         self.spent: dict[str, _Spent] = {}
         for path, node in self.live.items():
             self.spent[path] = self._spent(node)
@@ -263,8 +266,16 @@ class _Measure:
         varies = any(isinstance(r, Value) and self.spent[r.node].varies for r in _reads(node, self.phase))
         if _is_view(node, self.phase):
             return _Spent(varies=varies)
-        own = node.op.cost(self.graph.input_types(node), node.types)
+        own = self._cost(node)
         return _Spent(own.macs, own.flops, total(self.bytes(t) for t in node.types), varies)
+
+    def _cost(self, node: Node) -> Cost:
+        """The operator's own count, computed once for equal operators of equal types: networks repeat themselves."""
+        key = node.op, self.graph.input_types(node)
+        found = self._costs.get(key)
+        if found is None:
+            found = self._costs[key] = node.op.cost(key[1], node.types)
+        return found
 
     def _memory(self) -> dict[Value, Value | None]:
         """The value in whose memory each value lies: itself, or what it is a view of (None: a parameter)."""
@@ -302,14 +313,23 @@ class _Measure:
         most, where = -1, ""
         alive: Dim = 0
         change: list[Dim] = []
+        sums: dict[tuple[Dim, ...], Dim] = {}
         for path, node in self.live.items():
             change.extend(self.bytes(t) for v, t in zip(node.values, node.types, strict=True) if memory.get(v) == v)
-            alive = total([alive, *change])
+            key = (alive, *change)
+            alive = sums[key] if key in sums else sums.setdefault(key, total(key))
             self.spent[path].peak = alive
             if self.number(alive) > most:
                 most, where = self.number(alive), path
-            change = [-self.bytes(self.graph.type(v)) for v in freed.get(path, ())]
+            change = [self._released(v) for v in freed.get(path, ())]
         return where
+
+    def _released(self, value: Value) -> Dim:
+        size = self.bytes(self.live[value.node].types[value.index])
+        found = self._negative.get(size)
+        if found is None:
+            found = self._negative[size] = -size
+        return found
 
     def chain(self, weight: Callable[[_Spent], Dim]) -> Chain:
         """The heaviest chain from an input, each node weighing `weight`; of equals the one of more nodes."""
