@@ -339,12 +339,14 @@ class Pad(Movement):
         names = labels(x.rank)
         out: list[str] = []
         fixed: dict[str, str] = {}
+        sizes: dict[str, Dim] = {}
         for i, (name, (before, after)) in enumerate(zip(names, self.canonical(x).padding, strict=True)):
             if (before, after) == (0, 0):
                 out.append(name)
             elif self.mode == "constant":
                 added = [f"{p}{i}" for p, n in (("b", before), ("e", after)) if n != 0]
                 fixed.update(dict.fromkeys(added, "it is padding"))
+                sizes |= {a: before if a[0] == "b" else after for a in added}
                 parts = [*(a for a in added if a[0] == "b"), name, *(a for a in added if a[0] == "e")]
                 out.append(f"({' + '.join(parts)})")
             else:
@@ -352,7 +354,7 @@ class Pad(Movement):
                 fixed.update(
                     {name: "its border is mirrored or repeated", f"p{i}": "it is padded with its own elements"}
                 )
-        return Axes(pattern([names], out), fixed)
+        return Axes(pattern([names], out), fixed, sizes=sizes)
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> V:
         (x,) = inputs

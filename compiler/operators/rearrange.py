@@ -117,7 +117,7 @@ class Rearrange(Movement):
     def axes(self, *inputs: TensorType | None) -> Axes:
         (x,) = given(inputs)
         before, after, _ = self._solved(x)
-        return Axes(f"{_text(before)} -> {_text(after)}")
+        return Axes(f"{_text(before)} -> {_text(after)}", sizes=dict(self.sizes))
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> V:
         (x,) = inputs

@@ -38,8 +38,8 @@ class Interpolate(Operator):
     """Another spatial size for `x [N, C, *size]`, as in `torch.nn.functional.interpolate` without antialiasing.
 
     Give `size` or `scale_factor`. The canonical form has the size, and keeps the factor only where it is not exactly
-    the quotient of the sizes: PyTorch then places points by the factor. Linear modes take points at half-pixel centres, or
-    with `align_corners` so that the corners meet; bicubic convolution has a = -0.75.
+    the quotient of the sizes: PyTorch then places points by the factor. Linear modes take points at half-pixel
+    centres, or with `align_corners` so that the corners meet; bicubic convolution has a = -0.75.
     """
 
     operands = operands("x")
@@ -329,7 +329,9 @@ class Unfold(Movement):
 
     def axes(self, *inputs: TensorType | None) -> Axes:
         fixed = dict.fromkeys("kl", "it is a place in the windows of unfold")
-        return Axes("n c h w -> n (c k l) p", fixed, frozenset("hwp"))
+        return Axes(
+            "n c h w -> n (c k l) p", fixed, frozenset("hwp"), sizes=dict(zip("kl", self.kernel_size, strict=True))
+        )
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> V:
         (x,) = inputs
