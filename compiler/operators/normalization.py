@@ -253,7 +253,9 @@ class GroupNorm(Normalization):
         n, _, *space = labels(x.rank)
         channels = "c" if self.num_groups == 1 else "(g c)"
         names = [n, channels, *space]
-        return Axes(pattern([names, *[[channels] for _ in weights]], names), mixed=frozenset(["c", *space]))
+        text = pattern([names, *[[channels] for _ in weights]], names)
+        sizes = {"g": self.num_groups} if self.num_groups > 1 else {}
+        return Axes(text, mixed=frozenset(["c", *space]), sizes=sizes)
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> V:
         x, weight, bias = (*inputs, None, None)[:3]

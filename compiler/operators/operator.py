@@ -90,13 +90,14 @@ class Axes:
     equal labels are one dimension; `(a b)` is a row-major product; `(a + b)` a concatenation; `1` an axis of size 1
     that is broadcast. `fixed` maps labels that no transform may resize or permute to the reason. Labels in `ordered`
     may be resized but not permuted; labels in `mixed` may be permuted or replicated but not cut without changing the
-    function (a normalisation's statistics run over them).
+    function (a normalisation's statistics run over them). `sizes` gives those that do not follow from the types.
     """
 
     pattern: str
-    fixed: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict[str, str])
     ordered: frozenset[str] = frozenset()
     mixed: frozenset[str] = frozenset()
+    sizes: Mapping[str, Dim] = field(default_factory=dict[str, Dim])
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -191,8 +192,8 @@ INITIALISERS: dict[str, tuple[str, ...]] = {
     "fan_in_uniform": (),
     "identity": (),
 }
-"""Initialisers and the names of their arguments. `kaiming_*`: fan-out, gain √2; `fan_in_uniform`: U(±1/√fan_in), PyTorch's
-default of convolution and linear layers; fans are of the shape `[out, in, *kernel]`."""
+"""Initialisers and the names of their arguments. `kaiming_*`: fan-out, gain √2; `fan_in_uniform`: U(±1/√fan_in),
+PyTorch's default of convolution and linear layers; fans are of the shape `[out, in, *kernel]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +274,7 @@ class Sample:
 
     op: Operator
     inputs: tuple[str | None, ...]
-    high: Mapping[int, int] = field(default_factory=dict)
+    high: Mapping[int, int] = field(default_factory=dict[int, int])
     positive: frozenset[int] = frozenset()
 
 
