@@ -1,0 +1,157 @@
+"""What a graph is trained on: how examples become its input, which output is judged, and what else is in the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...compiler.diagnostic import Diagnostic, Label, NetcError
+from ...compiler.graph import Graph, Node, Phase, Ref, Value
+from ...compiler.types import Dim, DType, Shape, TensorType, substitute, symbols
+from .data import Dataset, shown
+
+AUXILIARY = 0.3
+"""Weight of an output of the train phase in the loss (Szegedy et al., "Going deeper with convolutions", section 5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """`shape` is that of one example as the model takes it; `phases` are those of the outputs, in the graph's order."""
+
+    shape: tuple[int, ...]
+    phases: Mapping[str, Phase]
+
+    @property
+    def logits(self) -> str:
+        return next(name for name, phase in self.phases.items() if phase == "both")
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        return tuple(name for name, phase in self.phases.items() if phase == "train")
+
+    def outputs(self, *, training: bool) -> tuple[str, ...]:
+        """The outputs that the model then has."""
+        absent = "infer" if training else "train"
+        return tuple(name for name, phase in self.phases.items() if phase != absent)
+
+
+def fit(graph: Graph, data: Dataset) -> Task:
+    """Match a graph with a data set: one f32 input, one output of logits [N, classes] in both phases.
+
+    Outputs of the train phase are further logits; those of the inference phase take no part.
+
+    Examples are flattened or folded where one side is a vector, and axes of size 1 come and go; nothing else moves.
+
+    Raises:
+        NetcError: with everything that does not fit.
+    """
+    node = _input(graph)
+    kind = node.types[0]
+    batch = _batch(node)
+    shape = _fold(kind.shape[1:], data.shape)
+    if shape is None:
+        wanted = data.shape if kind.rank != 2 else (math.prod(data.shape),)
+        raise _refuse(
+            "data-mismatch",
+            f"an example of {data.name} is {shown(data.shape)}, and the model takes {shown(kind.shape[1:])}",
+            node,
+            *_transposed(kind.shape[1:], data.shape),
+            fix=f"declare the input as {kind.dtype.value}{shown((batch, *wanted))}",
+        )
+    known = _bind(kind.shape[1:], shape) or {}
+    task = Task(shape, {name: _phase(graph, ref) for name, ref in graph.outputs.items()})
+    judged = [name for name, phase in task.phases.items() if phase == "both"]
+    if len(judged) != 1:
+        raise _refuse(
+            "several-outputs",
+            f"a classifier has one output in both phases, and this model has {', '.join(judged) or 'none'}",
+            None,
+            fix="return the logits, and auxiliary logits from a train { … } part",
+        )
+    problems = [p for n in (task.logits, *task.auxiliary) if (p := _check_logits(graph, n, batch, known, data))]
+    if problems:
+        raise NetcError(problems)
+    return task
+
+
+def _refuse(code: str, message: str, node: Node | None, *notes: str, fix: str | None = None) -> NetcError:
+    return NetcError([Diagnostic(code, message, _labels(node), notes, fix)])
+
+
+def _labels(node: Node | None) -> tuple[Label, ...]:
+    return tuple(Label(span) for span in node.origin[:1]) if node else ()
+
+
+def _input(graph: Graph) -> Node:
+    inputs = list(graph.inputs.values())
+    if len(inputs) != 1:
+        names = ", ".join(graph.inputs) or "(none)"
+        raise _refuse("several-inputs", f"training takes a model of one input, and this one has {names}", None)
+    kind = inputs[0].types[0]
+    if kind.dtype is not DType.F32:
+        raise _refuse("data-mismatch", f"the input is {kind}; training feeds standardised numbers of f32", inputs[0])
+    return inputs[0]
+
+
+def _batch(node: Node) -> Dim:
+    """The symbol of the batch."""
+    kind = node.types[0]
+    batch = kind.shape[0] if kind.shape else 0
+    if isinstance(batch, int):
+        raise _refuse(
+            "fixed-batch",
+            f"the input {kind} has a fixed first axis; training feeds batches of different sizes",
+            node,
+            fix=f"declare the input as {kind.dtype.value}{shown(('N', *kind.shape[1:]))}",
+        )
+    return batch
+
+
+def _fold(wanted: Shape, given: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape, of the same elements in the same order, that an example takes to fit."""
+    if _bind(wanted, given) is not None:
+        return given
+    if not all(isinstance(d, int) for d in wanted):
+        return None
+    target = tuple(d for d in wanted if isinstance(d, int))
+    vector = min(len(target), len(given)) == 1 and math.prod(target) == math.prod(given)
+    return target if vector or [d for d in target if d != 1] == [d for d in given if d != 1] else None
+
+
+def _bind(wanted: Shape, given: tuple[int, ...]) -> dict[str, Dim] | None:
+    """The symbols' values with which the shapes are equal; sizes that are computed follow plain symbols."""
+    if len(wanted) != len(given):
+        return None
+    known: dict[str, Dim] = {}
+    for dim, size in zip(wanted, given, strict=True):
+        if symbols(dim) == frozenset({str(dim)}):
+            known.setdefault(str(dim), size)
+    return known if all(substitute(d, known) == s for d, s in zip(wanted, given, strict=True)) else None
+
+
+def _transposed(wanted: Shape, given: tuple[int, ...]) -> tuple[str, ...]:
+    """A hint where channels come last."""
+    if len(given) == 3 and _bind(wanted, (given[2], given[0], given[1])) is not None:
+        return ("the data seem to have their channels last: numpy.moveaxis(x, -1, 1) puts them first",)
+    return ()
+
+
+def _phase(graph: Graph, ref: Ref) -> Phase:
+    return graph.nodes[ref.node].phase if isinstance(ref, Value) else "both"
+
+
+def _check_logits(graph: Graph, name: str, batch: Dim, known: Mapping[str, Dim], data: Dataset) -> Diagnostic | None:
+    ref = graph.outputs[name]
+    kind: TensorType = graph.type(ref).substitute(known)
+    node = graph.nodes[ref.node] if isinstance(ref, Value) else None
+    if kind.rank != 2 or kind.shape[0] != batch or not kind.dtype.is_float:
+        return Diagnostic("data-mismatch", f"the output {name} is {kind}; logits are [{batch}, classes]", _labels(node))
+    if kind.shape[1] != data.classes:
+        return Diagnostic(
+            "data-mismatch",
+            f"the output {name} has {kind.shape[1]} classes, and {data.name} has {data.classes}",
+            _labels(node),
+            fix=f"make the last layer {data.classes} wide",
+        )
+    return None
