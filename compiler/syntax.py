@@ -109,14 +109,16 @@ _WORDS = {
     "RPAR": "`)`", "LBRACE": "`{`", "RBRACE": "`}`", "LSQB": "`[`", "RSQB": "`]`", "COMMA": "`,`", "EQUAL": "`=`",
     "COLON": "`:`", "DOT": "`.`", "VALUE": "a graph value", "PARAMETER": "a graph parameter", "PATH": "a path",
     "UNIT": "a unit", "__ANON_0": "`->`", "$END": "the end of the file", "ELLIPSIS": "`...`",
+    "PHASE": "`train`, `infer`", "COMPARE": "a comparison", "TIMES": "`*`, `/`",
 }  # fmt: skip
 
 
-def _problem(source: Source, error: UnexpectedInput, base: int, limit: int) -> Diagnostic:
+def _problem(source: Source, error: UnexpectedInput, base: int, limit: int, what: str = "declaration") -> Diagnostic:
+    """The message about a failure in characters `base` to `limit`, which hold one declaration."""
     if isinstance(error, UnexpectedCharacters):
         at = base + cast(int, error.pos_in_stream)
         character = source.text[at : at + 1]
-        expected = error.allowed or set()
+        expected = set(error.allowed or ()) - {"_NEWLINE"}
         message = f"unexpected {character!r}" if character != '"' else "this string does not end on its line"
         span = Span(source, at, min(at + 1, len(source.text)))
     elif isinstance(error, UnexpectedToken) and error.token.type != "$END":
@@ -127,12 +129,42 @@ def _problem(source: Source, error: UnexpectedInput, base: int, limit: int) -> D
         span = Span(source, at, at + (1 if token.type == "_NEWLINE" else len(token)))
     else:
         expected = getattr(error, "accepts", None) or (error.expected if isinstance(error, UnexpectedEOF) else ())
-        end = len(source.text[:limit].rstrip())
-        message = "the declaration ends too early"
-        span = Span(source, max(end - 1, 0), max(end, min(1, len(source.text))))
-    names = sorted(_word(str(name)) for name in cast("Iterable[str]", expected))
+        at = len(source.text[:limit].rstrip())
+        message = f"the {what} ends too early"
+        span = Span(source, max(at - 1, 0), max(at, min(1, len(source.text))))
+    accepted = {str(name) for name in cast("Iterable[str]", expected)}
+    names = sorted(map(_word, accepted - _EXPRESSION)) if accepted >= _LEAST else sorted(map(_word, accepted))
+    names += ["an expression"] if accepted >= _LEAST else []
     notes = (f"here may stand: {', '.join(names)}",) if 0 < len(names) <= 12 else ()
-    return Diagnostic("syntax", message, (Label(span),), notes, _advice(source, span))
+    labels = [Label(span)]
+    opened = _innermost_open(source.text, base, at)
+    if opened is not None and message.startswith(f"the {what} ends"):
+        bracket = Span(source, opened, opened + 1)
+        message, labels = (
+            f"this `{bracket.text}` is never closed",
+            [Label(bracket), Label(span, f"the {what} ends here")],
+        )
+    elif opened is not None and source.text[opened] != "{" and "\n" in source.text[opened : span.start]:
+        labels.append(Label(Span(source, opened, opened + 1), "inside of this bracket"))
+    return Diagnostic("syntax", message, tuple(labels), notes, _advice(source, span))
+
+
+_LEAST = frozenset({"NAME", "NUMBER", "STRING", "LPAR", "LSQB"})
+_EXPRESSION = _LEAST | {"MINUS", "NOT", "TRUE", "FALSE", "NONE", "VALUE", "PARAMETER"}
+"""What an expression starts with; a lexer that fails lists no keywords."""
+
+_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"?|#[^\n]*|[()\[\]{}]')
+
+
+def _innermost_open(text: str, start: int, end: int) -> int | None:
+    """Where the last bracket that is still open at `end` stands."""
+    opened: list[int] = []
+    for match in _TEXT.finditer(text, start, end):
+        if match.group() in "([{":
+            opened.append(match.start())
+        elif match.group() in ")]}" and opened:
+            opened.pop()
+    return opened[-1] if opened else None
 
 
 def _word(terminal: str) -> str:
@@ -145,22 +177,39 @@ def _word(terminal: str) -> str:
     return terminal.strip("_").lower()
 
 
+_HABITS = {
+    "'": 'strings are written in double quotes: "…"',
+    ";": "statements end with the line; remove the `;`",
+    "&": "write `and`",
+    "|": "write `or`",
+    "!": "write `not`",
+    "?": "a choice is written `a if condition else b`",
+    "def": "a module is written `module Name(parameters) (inputs) { … }`",
+    "class": "a module is written `module Name(parameters) (inputs) { … }`",
+    "elif": "write `else if`",
+}
+"""What to write instead, for habits brought from other languages."""
+
+_CONTINUED = re.compile(r"(\|>|\+\+|\*\*|//|[-+*/@]|\b(?:and|or))[ \t]*(?:#.*)?$")
+
+
 def _advice(source: Source, span: Span) -> str | None:
-    """What to write instead, for habits brought from other languages."""
     text = span.text
-    line = source.line(source.position(span.start)[0])
-    if text == "'":
-        return 'strings are written in double quotes: "…"'
-    if text == ";":
-        return "statements end with the line; remove the `;`"
-    if text == ":" and re.match(r"\s*(for|if|else|module)\b", line):
+    number = source.position(span.start)[0]
+    line = source.line(number)
+    if text in _HABITS:
+        return _HABITS[text]
+    if text == ":" and re.match(r"\s*(for|if|else|\}\s*else|module)\b", line):
         return "blocks are written in braces: `{ … }`"
-    if re.match(r"\s*(def|class)\b", line):
-        return "a module is written `module Name(parameters) (inputs) { … }`"
-    if re.match(r"\s*(elif)\b", line):
-        return "write `else if`"
-    if re.search(r"\b(True|False|None)\b", line):
-        return "the constants are `true`, `false` and `none`"
+    if text == "." and re.match(r"\.\d", source.text[span.start : span.start + 2]):
+        return "write the 0 before the point"
+    if not text.strip():
+        before = source.text[source.line_starts[number - 1] : span.start]
+        continued = _CONTINUED.search(before)
+        if continued:
+            return f"a line goes on where the next one starts with its operator: put `{continued.group(1)}` there"
+        if re.match(r"\s*\{", source.text[span.end :]):
+            return "the `{` stands on the line that it belongs to"
     return None
 
 
@@ -227,7 +276,7 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
         try:
             return cast(t.Expr, _build(self._source, "expr", text, offset))
         except UnexpectedInput as error:
-            self._problems.append(_problem(self._source, error, offset, offset + len(text)))
+            self._problems.append(_problem(self._source, error, offset, offset + len(text), "expression"))
         except NetcError as error:
             self._problems.extend(error.diagnostics)
         return t.Constant(Span(self._source, offset, offset + len(text)), None)
