@@ -203,6 +203,42 @@ def test_adaptive_pooling_of_any_size(name: str, out: Any):
     assert_same_at(b.done(b(name, x, output_size=out)), {"N": 1, "H": 7, "W": 5}, {"N": 2, "H": 6, "W": 11})
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda b, x: b("interpolate", x, scale_factor=2.0, mode="bilinear"),
+        lambda b, x: b("interpolate", x, scale_factor=0.5),
+        lambda b, x: b("interpolate", x, size=(2 * H, W + 1), mode="bicubic", align_corners=True),
+        lambda b, x: b("pixel_shuffle", x, upscale_factor=2),
+        lambda b, x: b("pixel_unshuffle", b("interpolate", x, scale_factor=2.0), downscale_factor=2),
+        lambda b, x: b("unfold", x, kernel_size=3, padding=1, stride=2),
+        lambda b, x: b("group_norm", x, None, None, num_groups=2),
+        lambda b, x: b("instance_norm", x, None, None),
+        lambda b, x: b("var", x, dim=[2, 3]),
+        lambda b, x: b("glu", x, dim=1),
+        lambda b, x: b("rms_norm", b("permute", x, dims=[0, 2, 3, 1]), None),
+    ],
+)
+def test_images_of_any_size(make: Any):
+    b = Builder()
+    x = b.input("x", "f32[N, 4, H, W]")
+    assert_same_at(b.done(make(b, x)), {"N": 1, "H": 5, "W": 6}, {"N": 2, "H": 8, "W": 7})
+
+
+@pytest.mark.parametrize("dtype", [DType.F64, DType.F16, DType.BF16])
+def test_weights_are_stored_in_their_own_dtype(dtype: DType):
+    b = Builder()
+    x = b.input("x", f"{dtype.value}[2, 4]")
+    x = b("linear", x, b.parameter("w", (3, 4), dtype=dtype), b.parameter("b", (3,), dtype=dtype))
+    graph = b.done(b("gelu", x))
+    made = model(graph)
+    onnx.checker.check_model(made, full_check=True)
+    stored = {i.name: onnx.numpy_helper.to_array(i) for i in made.graph.initializer}
+    for name, array in values(graph).items():
+        assert stored[name].dtype == array.dtype
+        assert (stored[name] == array).all()
+
+
 @pytest.mark.parametrize("kernel", [2, 3])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("padding", [0, 1, [[1, 0]]])

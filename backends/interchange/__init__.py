@@ -19,6 +19,7 @@ from . import indexing as indexing
 from . import layout as layout
 from . import recurrent as recurrent
 from . import reduction as reduction
+from . import resampling as resampling
 from . import window as window
 from .build import OPSET, RULES, Build, info
 
