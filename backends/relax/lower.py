@@ -14,231 +14,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import Any, Protocol
 
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from ...compiler.diagnostic import Diagnostic, Label, NetcError
 from ...compiler.graph import Graph, Input, ParameterRef, Ref
-from ...compiler.types import Dim, DType, Expression, Quotient, Shape, TensorType, divide, symbols
+from ...compiler.types import Dim, DType, Expression, TensorType, known_less, symbols
 from ..rules import Rules
 from .index import literal
+from .kernel import Kernel, Pattern, View
 from .machine import Machine
-
-DTYPES: dict[DType, str] = {
-    DType.F64: "float64",
-    DType.F32: "float32",
-    DType.F16: "float16",
-    DType.BF16: "bfloat16",
-    DType.I64: "int64",
-    DType.I32: "int32",
-    DType.I16: "int16",
-    DType.I8: "int8",
-    DType.U8: "uint8",
-    DType.BOOL: "bool",
-}
-"""TVM's names of our dtypes."""
-
-Order = tuple[int, ...]
-"""The logical axis that each physical axis holds, outermost first."""
+from .stage import Stage
+from .tensor import DTYPES, Number, Order, Place, Tensor, index_expression, moved, plain, regroup, split_place
 
 
-class Pattern(IntEnum):
-    """How a kernel takes part in Relax's fusion (`relay::OpPatternKind`)."""
+Inputs = Sequence[Any]
+"""A node's inputs: a `Tensor` each, None where an optional operand is absent."""
 
-    ELEMENTWISE = 0
-    BROADCAST = 1
-    INJECTIVE = 2
-    REDUCTION = 3
-    FUSABLE = 4  # takes element-wise followers into its loops
-    OPAQUE = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """A value on its way through the lowering: what it means, and where and how it is stored."""
-
-    type: TensorType
-    expr: Any
-    order: Order
-    constant: bool
-    number: int | float | bool | None = None
-    """The value of a rank-0 tensor that is known; kernels take it as an immediate and `expr` is None."""
-
-    @property
-    def stored(self) -> Shape:
-        """The dimensions in the order of storage."""
-        return tuple(self.type.shape[a] for a in self.order)
-
-
-def plain(rank: int) -> Order:
-    return tuple(range(rank))
-
-
-def _moved(order: Order, shape: Shape) -> list[int]:
-    """The axes whose place in storage matters."""
-    return [axis for axis in order if shape[axis] != 1]
-
-
-def channels_last(rank: int) -> Order:
-    """The order of `[N, C, *space]` with the channels innermost."""
-    return (0, *range(2, rank), 1)
-
-
-class View:
-    """A kernel's argument, read by logical index whatever its storage."""
-
-    def __init__(self, tensor: Tensor, shape: tuple[Any, ...], source: Any) -> None:
-        self.type = tensor.type
-        self.shape = shape
-        self.dtype = DTYPES[tensor.type.dtype]
-        self.number = tensor.number
-        self._order = tensor.order
-        self._source = source
-
-    def __getitem__(self, index: Sequence[Any]) -> Any:
-        """The element at a logical index, one expression an axis."""
-        assert len(index) == len(self.shape), f"an index of {len(index)} into {self.type}"
-        if self.number is not None:
-            return tirx.const(self.number, self.dtype)
-        return self._source(*(index[a] for a in self._order))
-
-    def broadcast(self, index: Sequence[Any]) -> Any:
-        """The element for an index into a shape that this one broadcasts to."""
-        own = index[len(index) - len(self.shape) :]
-        return self[[literal(0) if d == 1 else i for i, d in zip(own, self.type.shape, strict=True)]]
-
-
-class Kernel:
-    """What a kernel's body is written with: dimensions, reduction axes and stages."""
-
-    def __init__(self, name: str, machine: Machine) -> None:
-        self.name = name
-        self.machine = machine
-        self.symbols: dict[str, Any] = {}
-
-    def dim(self, dim: Dim) -> Any:
-        """A dimension as an expression over this kernel's variables."""
-        return index_expression(dim, self._symbol)
-
-    def _symbol(self, name: str) -> Any:
-        return self.symbols.setdefault(name, tirx.Var(name, "int64"))
-
-    def whole(self, dim: Dim, multiple: int) -> tuple[Any, bool]:
-        """The extent of an axis brought to whole tiles, and whether that lengthens it.
-
-        A symbolic one is padded in the very form that splitting a loop gives, in which the scheduler recognises it.
-        """
-        if divide(dim, multiple) is not None:
-            return self.dim(dim), False
-        if isinstance(dim, int):
-            return literal(-(-dim // multiple) * multiple), True
-        return tirx.floordiv(self.dim(dim) + literal(multiple - 1), literal(multiple)) * literal(multiple), True
-
-    def axis(self, extent: Any, name: str) -> Any:
-        """A reduction axis; the extent is a `Dim` or an expression."""
-        return te.reduce_axis((literal(0), self._extent(extent)), name)
-
-    def _extent(self, extent: Any) -> Any:
-        return self.dim(extent) if isinstance(extent, int | Expression) else extent
-
-    def stage(
-        self,
-        shape: Sequence[Any],
-        function: Callable[..., Any],
-        name: str | None = None,
-        *,
-        order: Order | None = None,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """A tensor by formula: `function` takes a logical index; the result is stored in `order`.
-
-        Attributes become block annotations, which the schedule rules read.
-        """
-        order = plain(len(shape)) if order is None else order
-        extents = [self._extent(shape[a]) for a in order]
-
-        def body(*stored: Any) -> Any:
-            return function(*logical(order, stored))
-
-        if not order:
-            extents, body = [literal(1)], lambda _: function()  # a block needs a loop; storage of rank 0 is one element
-        return te.compute(extents, body, name=name or self.name, attrs=dict(attributes or {}))
-
-
-def logical(order: Order, stored: Sequence[Any]) -> list[Any]:
-    """An index in the order of storage, put in logical order."""
-    index: list[Any] = [None] * len(order)
-    for axis, value in zip(order, stored, strict=True):
-        index[axis] = value
-    return index
-
-
-def index_expression(dim: Dim, symbol: Callable[[str], Any]) -> Any:
-    """A dimension as a TIR expression; `symbol` gives the variable of a name."""
-    if isinstance(dim, int):
-        return literal(dim)
-    total: Any = None
-    for monomial, coefficient in dim.terms:
-        term: Any = None
-        for atom, power in monomial:
-            factor = (
-                tirx.floordiv(index_expression(atom.numerator, symbol), literal(atom.denominator))
-                if isinstance(atom, Quotient)
-                else symbol(atom)
-            )
-            for _ in range(power):
-                term = factor if term is None else term * factor
-        term = literal(coefficient) if term is None else term if coefficient == 1 else term * literal(coefficient)
-        total = term if total is None else total + term
-    return total
-
-
-class Stage:
-    """One Relax function under construction: bindings in order, over one set of shape variables."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.parameters: list[Any] = []
-        self.bindings: list[Any] = []
-        self.symbols: dict[str, Any] = {}
-        self.builder: Any = relax.BlockBuilder()
-
-    def symbol(self, name: str) -> Any:
-        return self.symbols.setdefault(name, tirx.Var(name, "int64"))
-
-    def type(self, dtype: DType, shape: Shape) -> Any:
-        return relax.TensorType([index_expression(d, self.symbol) for d in shape], DTYPES[dtype])
-
-    def parameter(self, name: str, dtype: DType, shape: Shape) -> Any:
-        variable = relax.Var(name, self.type(dtype, shape))
-        self.parameters.append(variable)
-        return variable
-
-    def bind(self, value: Any, type: Any) -> Any:
-        variable = relax.DataflowVar(f"v{len(self.bindings)}", type)
-        self.bindings.append(relax.VarBinding(variable, value))
-        return variable
-
-    def module(self, outputs: Sequence[Any]) -> Any:
-        """The IRModule of this function and its kernels; it returns the tuple of `outputs`."""
-        result = relax.Var("result", relax.TupleType([o.ty for o in outputs]))
-        block = relax.DataflowBlock([*self.bindings, relax.VarBinding(result, relax.Tuple(list(outputs)))])
-        body = relax.SeqExpr([block], result)
-        function = relax.Function(self.parameters, body, result.ty, is_pure=True)
-        module = self.builder.get()
-        module[self.name] = function.with_attr("global_symbol", self.name)
-        return module
+Types = tuple[TensorType, ...]
 
 
 class Rule(Protocol):
-    """How an operator is lowered: its inputs (None where absent) and output types to its outputs."""
+    """How an operator is lowered: from its inputs and output types to its outputs."""
 
-    def __call__(
-        self, low: Lowering, op: Any, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...], /
-    ) -> Tensor | tuple[Tensor, ...]: ...
+    def __call__(self, low: Lowering, op: Any, inputs: Inputs, types: Types, /) -> Tensor | tuple[Tensor, ...]: ...
 
 
 rules: Rules[Rule] = Rules("TVM")
@@ -249,12 +51,17 @@ class Lowering:
     """The state of one lowering, and the vocabulary that rules are written in."""
 
     machine: Machine
+    path: str = ""
+    """Where the node is that is being lowered."""
     main: Stage = field(default_factory=lambda: Stage("main"))
     prepare: Stage = field(default_factory=lambda: Stage("prepare"))
     exports: list[Any] = field(default_factory=list[Any])
     """Variables of `prepare` that `main` reads, in the order of main's extra parameters."""
     data: dict[str, Any] = field(default_factory=dict[str, Any])
     """Arrays that are part of the graph itself (`constant` nodes), by the name of their parameter of `prepare`."""
+
+    requirements: list[tuple[Dim, Dim]] = field(default_factory=list[tuple[Dim, Dim]])
+    """Pairs (least, most) of dimensions that the compiler believed without proof: least <= most."""
 
     _imported: dict[Any, Any] = field(default_factory=dict[Any, Any])
     _made: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor])
@@ -278,13 +85,12 @@ class Lowering:
         arguments: list[Any] = []
         views: list[View] = []
         for i, tensor in enumerate(inputs):
-            shape = tuple(kernel.dim(d) for d in tensor.type.shape)
             source: Any = None
             if tensor.number is None:
-                extents = [shape[a] for a in tensor.order] or [literal(1)]
+                extents = [kernel.dim(d) for d in tensor.stored]
                 source = te.placeholder(extents, DTYPES[tensor.type.dtype], f"in{i}")
                 arguments.append((tensor, source))
-            views.append(View(tensor, shape, source if source is None or tensor.order else _scalar_reader(source)))
+            views.append(View(tensor, kernel, source))
         made = body(kernel, *views)
         outputs = list(made) if isinstance(made, tuple) else [made]
         return self._call(kernel, arguments, outputs, types, orders, {"op_pattern": int(pattern)})
@@ -305,8 +111,9 @@ class Lowering:
 
         def statements(sources: Sequence[Any], results: Sequence[Any]) -> Any:
             with IRBuilder() as builder:
-                write(kernel, list(sources), list(results))
-                return builder.get()
+                with T.seq_scope():  # lets several loops follow each other; its own mark means nothing and goes
+                    write(kernel, list(sources), list(results))
+                return builder.get().body
 
         shapes = [[kernel.dim(d) for d in t.shape] or [literal(1)] for t in types]
         dtypes = [DTYPES[t.dtype] for t in types]
@@ -335,7 +142,7 @@ class Lowering:
     ) -> tuple[Tensor, ...]:
         constant = all(t.constant for t, _ in arguments) and not kernel.symbols
         stage = self.prepare if constant else self.main
-        bound = {d for t, _ in arguments for d in map(str, t.type.shape) if d in kernel.symbols}
+        bound = {d for t, _ in arguments for d in map(str, t.stored) if d in kernel.symbols}
         extra = sorted(kernel.symbols.keys() - bound)
         sources = [source for _, source in arguments]
         function = te.create_prim_func([*sources, *(kernel.symbols[s] for s in extra), *outputs], "int64")
@@ -388,8 +195,8 @@ class Lowering:
             pattern=_elementwise_pattern(inputs, type, order),
         )
 
-    def number(self, value: float | int | bool, dtype: DType) -> Tensor:
-        """A known number of rank 0."""
+    def number(self, value: Number, dtype: DType) -> Tensor:
+        """A known number of rank 0, or one that follows from the shapes of the inputs."""
         return Tensor(TensorType(dtype, ()), None, (), True, value)
 
     def array(self, value: Any, dtype: DType) -> Tensor:
@@ -402,6 +209,7 @@ class Lowering:
         )
 
     def input(self, name: str, type: TensorType) -> Tensor:
+        """An input of the model."""
         return Tensor(type, self.main.parameter(name, type.dtype, type.shape or (1,)), plain(type.rank), False)
 
     def parameter(self, path: str, type: TensorType) -> Tensor:
@@ -417,23 +225,29 @@ class Lowering:
         if tensor.expr not in self._imported:
             name = f"weight_{len(self.exports)}"
             self.exports.append(tensor.expr)
-            self._imported[tensor.expr] = self.main.parameter(name, tensor.type.dtype, tensor.stored or (1,))
+            self._imported[tensor.expr] = self.main.parameter(name, tensor.type.dtype, tensor.stored)
         return self._imported[tensor.expr]
 
     def fill(self, tensor: Tensor) -> Tensor:
         """A known number as a tensor in memory."""
-        value = tirx.const(tensor.number, DTYPES[tensor.type.dtype])
-        return self.map("full", [], tensor.type, lambda _: value)
+        return self.map("full", [tensor], tensor.type, lambda _, x: x[()])
 
     def reorder(self, tensor: Tensor, order: Order) -> Tensor:
-        """The tensor stored with its axes in `order`: itself where it is so already, else a copy, made once."""
+        """The tensor with its axes in `order`: itself where it is so already, else a copy, made once."""
         if tensor.order == order or tensor.number is not None:
             return tensor
-        if _moved(tensor.order, tensor.type.shape) == _moved(order, tensor.type.shape):
-            return self._view(tensor, tensor.type, order)
+        if moved(tensor.order, tensor.type.shape) == moved(order, tensor.type.shape):
+            return self._reinterpreted(tensor, tensor.type, order) if tensor.place is None else replace(tensor, order=order)
+        return self._copy(tensor, order)
+
+    def stored(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, or a copy of what it is a view of."""
+        return tensor if tensor.place is None else self._copy(tensor, tensor.order)
+
+    def _copy(self, tensor: Tensor, order: Order) -> Tensor:
         return self.once(
-            ("permute", tensor.expr, tensor.order, order),
-            lambda: self.map("permute", [tensor], tensor.type, lambda index, x: x[index], order=order),
+            ("copy", *tensor.key, order),
+            lambda: self.map("copy", [tensor], tensor.type, lambda index, x: x[index], order=order),
         )
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
@@ -443,37 +257,53 @@ class Lowering:
         return self._made[key]
 
     def plain(self, tensor: Tensor) -> Tensor:
-        """The tensor stored in the logical order of its axes."""
-        return self.reorder(tensor, plain(tensor.type.rank))
+        """The tensor stored in the logical order of its axes, and no view."""
+        return self.stored(self.reorder(tensor, plain(tensor.type.rank)))
 
-    def renamed(self, tensor: Tensor, type: TensorType, axes: Sequence[int]) -> Tensor:
+    def renamed(self, tensor: Tensor, axes: Sequence[int]) -> Tensor:
         """The same storage under permuted axes: output axis `i` is input axis `axes[i]`. Costs nothing."""
-        place = {axis: i for i, axis in enumerate(axes)}
-        return replace(tensor, type=type, order=tuple(place[a] for a in tensor.order))
+        at = {axis: i for i, axis in enumerate(axes)}
+        type = TensorType(tensor.type.dtype, tuple(tensor.type.shape[a] for a in axes))
+        order = tuple(at[a] for a in tensor.order)
+        if tensor.place is None:
+            return replace(tensor, type=type, order=order)
+        return tensor.seen(type, order, lambda index, _: [index[at[a]] for a in range(len(axes))])
 
     def reshape(self, tensor: Tensor, type: TensorType) -> Tensor:
         """The same elements in row-major order under another shape; a copy only where axes that merge lie apart."""
         if tensor.number is not None:
             tensor = self.fill(tensor)
         if tensor.type.shape == type.shape:
-            return replace(tensor, type=type)
+            return tensor
         order = regroup(tensor.type.shape, tensor.order, type.shape)
+        place = split_place(tensor.type.shape, type.shape) if tensor.place is not None else None
+        if order is not None and place is not None:
+            return tensor.seen(type, order, place)
         if order is None:
             tensor, order = self.plain(tensor), plain(type.rank)
-        return self._view(tensor, type, order)
+        return self._reinterpreted(self.stored(tensor), type, order)
 
-    def _view(self, tensor: Tensor, type: TensorType, order: Order) -> Tensor:
+    def _reinterpreted(self, tensor: Tensor, type: TensorType, order: Order) -> Tensor:
+        """The same bytes as another type."""
         stage = self.prepare if tensor.constant else self.main
         shape = tuple(type.shape[a] for a in order) or (1,)
-        if shape == (tensor.stored or (1,)):
+        if shape == tensor.stored:
             return replace(tensor, type=type, order=order)
         result = stage.type(type.dtype, shape)
         extents = [index_expression(d, stage.symbol) for d in shape]
         return Tensor(type, stage.bind(relax.op.reshape(tensor.expr, extents), result), order, tensor.constant)
 
+    def view(self, tensor: Tensor, type: TensorType, order: Order, place: Place) -> Tensor:
+        """Part of a tensor, or a repetition of it, that readers take from where it is; see `Tensor.seen`.
 
-def _scalar_reader(source: Any) -> Callable[[], Any]:
-    return lambda: source(literal(0))
+        The innermost axis of `order` must be contiguous, or not matter.
+        """
+        return self.fill(tensor).seen(type, order, place) if tensor.number is not None else tensor.seen(type, order, place)
+
+    def require(self, least: Dim, most: Dim) -> None:
+        """Have `least <= most` checked when the model runs."""
+        if known_less(most, least) is not False and (least, most) not in self.requirements:
+            self.requirements.append((least, most))
 
 
 def _elementwise_pattern(inputs: Sequence[Tensor], type: TensorType, order: Order) -> Pattern:
@@ -481,79 +311,16 @@ def _elementwise_pattern(inputs: Sequence[Tensor], type: TensorType, order: Orde
     for tensor in inputs:
         if tensor.constant or tensor.number is not None:
             continue
-        if tensor.type.shape != type.shape or _moved(tensor.order, type.shape) != _moved(order, type.shape):
+        if tensor.place is not None or tensor.type.shape != type.shape:
+            return Pattern.INJECTIVE
+        if moved(tensor.order, type.shape) != moved(order, type.shape):
             return Pattern.INJECTIVE
     return Pattern.ELEMENTWISE if all(t.type.shape == type.shape for t in inputs) else Pattern.BROADCAST
 
 
-def regroup(shape: Shape, order: Order, target: Shape) -> Order | None:
-    """The storage order of a reshaped tensor, or None where its elements would have to move.
-
-    Old and new axes are matched in groups of equal volume. A group of old axes that lies together and in order in
-    storage becomes its new axes in place.
-    """
-    groups = axis_groups(shape, target)
-    if groups is None:
-        return None
-    found: list[tuple[int, Sequence[int]]] = []
-    loose: list[int] = []
-    for old, new in groups:
-        wide = [a for a in old if shape[a] != 1]
-        places = [order.index(a) for a in wide]
-        if not wide:
-            loose.extend(new)
-            continue
-        between = [a for a in order[places[0] : places[-1] + 1] if shape[a] != 1]
-        if between != wide:
-            return None
-        found.append((places[0], new))
-    result = [a for _, new in sorted(found, key=lambda item: item[0]) for a in new]
-    for axis in sorted(loose):
-        result.insert(next((i for i, a in enumerate(result) if a > axis), len(result)), axis)
-    return tuple(result)
-
-
-def axis_groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]] | None:
-    """The finest matching of consecutive old axes with new ones of the same volume; None where it is not decidable."""
-    groups: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        mine, yours = [], []
-        a: Dim = 1
-        b: Dim = 1
-        if i < len(old):
-            mine, a, i = [i], old[i], i + 1
-        if j < len(new):
-            yours, b, j = [j], new[j], j + 1
-        while a != b:
-            step = _shorter(a, b)
-            if step == "old" and i < len(old):
-                mine.append(i)
-                a, i = a * old[i], i + 1
-            elif step == "new" and j < len(new):
-                yours.append(j)
-                b, j = b * new[j], j + 1
-            elif i < len(old) and step is None:
-                mine.append(i)
-                a, i = a * old[i], i + 1
-                if j < len(new):
-                    yours.append(j)
-                    b, j = b * new[j], j + 1
-            else:
-                return None
-        groups.append((mine, yours))
-    return groups
-
-
-def _shorter(a: Dim, b: Dim) -> str | None:
-    """Which of two volumes is to be extended to meet the other: the one that divides it."""
-    if a == 1 or (a != 0 and divide(b, a) is not None):
-        return "old"
-    if b == 1 or (b != 0 and divide(a, b) is not None):
-        return "new"
-    if isinstance(a, int) and isinstance(b, int):
-        return "old" if a < b else "new"
-    return None
+@rules(Input)
+def _input(low: Lowering, node: Input, inputs: Inputs, types: Types) -> Tensor:
+    return low.input(low.path, types[0])
 
 
 @dataclass(frozen=True)
@@ -567,6 +334,7 @@ class Lowered:
     data: Mapping[str, Any]
     inputs: Mapping[str, TensorType]
     outputs: Mapping[str, TensorType]
+    requirements: Sequence[tuple[Dim, Dim]]
 
 
 def lower(graph: Graph, machine: Machine) -> Lowered:
@@ -578,11 +346,11 @@ def lower(graph: Graph, machine: Machine) -> Lowered:
     _check_symbols(graph)
     low = Lowering(machine)
     values: dict[Ref, Tensor] = {}
-    for path, node in graph.nodes.items():
-        if isinstance(node.op, Input):
-            values[node.value] = low.input(path, node.types[0])
-            continue
+    # Inputs first, so that they are main's first parameters.
+    for path, node in [*graph.inputs.items(), *((p, n) for p, n in graph.nodes.items() if p not in graph.inputs)]:
+        low.path = path
         inputs = [None if ref is None else _resolve(low, graph, values, ref) for ref in node.inputs]
+        inputs += [None] * (sum(not o.variadic for o in node.op.operands) - len(inputs))
         rule = rules.get(node.op)
         assert rule is not None, f"{node.op.name} reached the lowering without a rule"
         made = rule(low, node.op, inputs, node.types)
@@ -592,10 +360,11 @@ def lower(graph: Graph, machine: Machine) -> Lowered:
     return Lowered(
         low.prepare.module(low.exports),
         low.main.module(outputs),
-        tuple(str(p.name_hint) for p in low.prepare.parameters),
+        tuple(str(p.name) for p in low.prepare.parameters),
         low.data,
         {path: node.types[0] for path, node in graph.inputs.items()},
         {name: graph.type(ref) for name, ref in graph.outputs.items()},
+        low.requirements,
     )
 
 

@@ -10,7 +10,8 @@ from tvm import tirx
 from ....compiler.operators import arithmetic as op
 from ....compiler.operators.operator import Operator
 from ....compiler.types import DType, TensorType, promote
-from ..lower import DTYPES, Lowering, Tensor, rules
+from ..lower import Inputs, Lowering, Types, rules
+from ..tensor import DTYPES, Tensor
 from .numeric import cast, const, dtype_of, erf, exp, is_float, log, wide, zero
 
 Function = Callable[..., Any]
@@ -19,9 +20,8 @@ Function = Callable[..., Any]
 def _unary(function: Function) -> Callable[..., Tensor]:
     """A rule that applies a function to elements in the result's dtype."""
 
-    def rule(low: Lowering, node: Operator, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+    def rule(low: Lowering, node: Operator, inputs: Inputs, types: Types) -> Tensor:
         (x,) = inputs
-        assert x is not None
         dtype = DTYPES[types[0].dtype]
         return low.elementwise(node.name, [x], types[0], lambda v: function(cast(v, dtype)))
 
@@ -31,8 +31,8 @@ def _unary(function: Function) -> Callable[..., Tensor]:
 def _binary(function: Function) -> Callable[..., Tensor]:
     """A rule that applies a function to pairs of elements in the result's dtype."""
 
-    def rule(low: Lowering, node: Operator, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
-        a, b = present(inputs)
+    def rule(low: Lowering, node: Operator, inputs: Inputs, types: Types) -> Tensor:
+        a, b = inputs
         dtype = DTYPES[types[0].dtype]
         return low.elementwise(node.name, [a, b], types[0], lambda v, w: function(cast(v, dtype), cast(w, dtype)))
 
@@ -40,17 +40,12 @@ def _binary(function: Function) -> Callable[..., Tensor]:
 
 
 def _comparison(function: Function) -> Callable[..., Tensor]:
-    def rule(low: Lowering, node: Operator, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
-        a, b = present(inputs)
+    def rule(low: Lowering, node: Operator, inputs: Inputs, types: Types) -> Tensor:
+        a, b = inputs
         dtype = DTYPES[promote(a.type.dtype, b.type.dtype)]
         return low.elementwise(node.name, [a, b], types[0], lambda v, w: function(cast(v, dtype), cast(w, dtype)))
 
     return rule
-
-
-def present(inputs: Sequence[Tensor | None]) -> list[Tensor]:
-    """The inputs that are there."""
-    return [t for t in inputs if t is not None]
 
 
 def _sign(x: Any) -> Any:
@@ -116,8 +111,8 @@ rules.table(
 
 
 @rules(op.Pow)
-def _pow(low: Lowering, node: op.Pow, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
-    a, b = present(inputs)
+def _pow(low: Lowering, node: op.Pow, inputs: Inputs, types: Types) -> Tensor:
+    a, b = inputs
     dtype = types[0].dtype
     if dtype.is_float and b.number in _POWERS:
         simple = wide(_POWERS[b.number])
@@ -142,27 +137,27 @@ _POWERS: dict[Any, Function] = {
 
 
 @rules(op.Where)
-def _where(low: Lowering, node: op.Where, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+def _where(low: Lowering, node: op.Where, inputs: Inputs, types: Types) -> Tensor:
     dtype = DTYPES[types[0].dtype]
     return low.elementwise(
-        "where", present(inputs), types[0], lambda c, a, b: tirx.Select(c, cast(a, dtype), cast(b, dtype))
+        "where", inputs, types[0], lambda c, a, b: tirx.Select(c, cast(a, dtype), cast(b, dtype))
     )
 
 
 @rules(op.Clip)
-def _clip(low: Lowering, node: op.Clip, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+def _clip(low: Lowering, node: op.Clip, inputs: Inputs, types: Types) -> Tensor:
     dtype = DTYPES[types[0].dtype]
 
     def clipped(x: Any) -> Any:
         x = x if node.min is None else tirx.max(x, const(node.min, dtype))
         return x if node.max is None else tirx.min(x, const(node.max, dtype))
 
-    return low.elementwise("clip", present(inputs), types[0], clipped)
+    return low.elementwise("clip", inputs, types[0], clipped)
 
 
 @rules(op.Cast)
-def _cast(low: Lowering, node: op.Cast, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
-    (x,) = present(inputs)
-    if x.type.dtype is node.to:
+def _cast(low: Lowering, node: op.Cast, inputs: Inputs, types: Types) -> Tensor:
+    (x,) = inputs
+    if x.type.dtype is types[0].dtype:
         return x
-    return low.elementwise("cast", [x], types[0], lambda v: cast(v, DTYPES[node.to]))
+    return low.elementwise("cast", [x], types[0], lambda v: cast(v, DTYPES[types[0].dtype]))

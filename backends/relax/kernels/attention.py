@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any
 
 from tvm import tirx
 
-from ....compiler.types import DType, TensorType
+from ....compiler.operators import attention as op
+from ....compiler.types import Dim, DType, TensorType
 from ..index import literal
-from ..lower import Kernel, Lowering, Tensor, View
+from ..kernel import Kernel, Pattern, View
+from ..lower import Inputs, Lowering, Types, rules
+from ..tensor import DTYPES, Tensor
 from .linear import matmul
 from .normalization import softmax
-from .numeric import cast, const
+from .numeric import cast, const, dtype_of
+from .reduction import Monoid, reduce
 from .tiling import padded, symbolic_width
 
 NEVER = -1e30
@@ -29,82 +32,137 @@ def attention(
     type: TensorType,
     *,
     causal: bool,
-    scale: float | None,
+    scale: float,
 ) -> Tensor:
-    """`query` [B, H, T, D], `key` [B, G, S, D], `value` [B, G, S, E], H a multiple of G; the result [B, H, T, E]."""
+    """`query` [B, H, T, D], `key` [B, G, S, D], `value` [B, G, S, E], H a multiple of G; the result [B, H, T, E].
+
+    A query that a bool `mask` lets see nothing gives zeros.
+    """
     batch, heads, length, depth = query.type.shape
     groups, span = key.type.shape[1:3]
     width = value.type.shape[3]
     shared = heads // groups
     dtype = type.dtype
-    score_dtype = DType.F32 if dtype in (DType.F16, DType.BF16) else dtype
+    scores_dtype = DType.F32 if dtype.bytes == 2 else dtype
+    text = DTYPES[scores_dtype]
     total = padded(span, low.machine.lanes if isinstance(span, int) else symbolic_width(low.machine))
+
+    def grouped(tensor: Tensor) -> Tensor:
+        """`[B, H, T, ·]` as `[B, G, H/G, T, ·]`, whatever of it is 1."""
+        b, h, *rest = tensor.type.shape
+        split = (groups, shared) if h == heads else (h, 1)
+        return low.reshape(tensor, TensorType(tensor.type.dtype, (b, *split, *rest)))
+
+    seen: list[Tensor] = []
+    extra: list[Tensor] = []
     if mask is not None:
-        mask = _additive(low, mask, (batch, heads, length, span), total, score_dtype)
-        mask = low.reshape(mask, TensorType(score_dtype, _grouped(mask.type.shape, heads, groups, shared)))
-    query = low.reshape(query, TensorType(dtype, (batch, groups, shared, length, depth)))
-    turned = low.renamed(key, TensorType(dtype, (batch, groups, depth, span)), (0, 1, 3, 2))
-    right = low.reshape(turned, TensorType(dtype, (batch, groups, 1, depth, span)))
-    factor = scale if scale is not None else 1 / sqrt(_depth(depth))
+        mask = low.reshape(mask, TensorType(mask.type.dtype, (1,) * (4 - mask.type.rank) + mask.type.shape))
+        if mask.type.dtype is DType.BOOL:
+            some = TensorType(DType.BOOL, (*mask.type.shape[:3], 1))
+            seen.append(grouped(reduce(low, "any", [mask], (3,), some, ANY, keepdim=True)))
+        extra.append(grouped(_additive(low, mask, span, total, scores_dtype)))
 
     def score(raw: Any, index: Sequence[Any], kernel: Kernel, *mask: View) -> Any:
-        made = raw * const(factor, "float32" if score_dtype is DType.F32 else "float64")
+        made = raw * const(scale, text)
         t, s = index[-2:]
         if mask:
             made = made + mask[0].broadcast(index)
         limits = [s <= t] if causal else []
         if total != span and not mask:
             limits.append(s < kernel.dim(span))
-        never = const(NEVER, "float32" if score_dtype is DType.F32 else "float64")
-        return tirx.Select(tirx.all(*limits), made, never) if limits else made
+        return tirx.Select(tirx.all(*limits), made, const(NEVER, text)) if limits else made
 
-    scores_type = TensorType(score_dtype, (batch, groups, shared, length, total))
+    def visible(raw: Any, index: Sequence[Any], kernel: Kernel, *seen: View) -> Any:
+        return tirx.Select(seen[0].broadcast(index), raw, const(0, dtype_of(raw))) if seen else raw
+
+    columns = low.reshape(low.renamed(key, (0, 1, 3, 2)), TensorType(dtype, (batch, groups, 1, depth, span)))
+    scores_type = TensorType(scores_dtype, (batch, groups, shared, length, total))
     scores = matmul(
-        low, query, right, scores_type, name="attention_scores", extra=[mask] if mask else [], epilogue=score
+        low, grouped(query), columns, scores_type, name="attention_scores", extra=extra, epilogue=score
     )
-    weights = softmax(low, scores, 4, scores_type)
-    values = low.reshape(value, TensorType(dtype, (batch, groups, 1, span, width)))
     made = matmul(
         low,
-        weights,
-        values,
+        softmax(low, scores, 4, scores_type),
+        low.reshape(value, TensorType(dtype, (batch, groups, 1, span, width))),
         TensorType(dtype, (batch, groups, shared, length, width)),
         name="attention",
-        order=(0, 3, 1, 2, 4),
+        order=(0, 3, 1, 2, 4),  # heads inside positions, as the projection that follows reads them
+        extra=seen,
+        epilogue=visible,
         inner=span,
     )
     return low.reshape(made, type)
 
 
-def _depth(depth: Any) -> int:
-    assert isinstance(depth, int)
-    return depth
+ANY = Monoid("any", lambda a, b: tirx.Or(a, b), lambda dtype: const(False, dtype))
 
 
-def _grouped(shape: Sequence[Any], heads: Any, groups: Any, shared: Any) -> tuple[Any, ...]:
-    b, h, t, s = shape
-    return (b, groups, shared, t, s) if h == heads and heads != 1 else (b, 1, 1, t, s)
-
-
-def _additive(low: Lowering, mask: Tensor, shape: Sequence[Any], total: Any, dtype: DType) -> Tensor:
-    """A mask as numbers to add to scores, its last axis padded to `total`. Axes of size 1 stay so."""
-    given = (1,) * (4 - mask.type.rank) + mask.type.shape
-    mask = low.reshape(mask, TensorType(mask.type.dtype, given))
-    span = shape[3]
-    wanted = TensorType(dtype, (*given[:3], total))
-    text = "float32" if dtype is DType.F32 else "float64"
+def _additive(low: Lowering, mask: Tensor, span: Dim, total: Dim, dtype: DType) -> Tensor:
+    """A mask [·, ·, ·, S] as numbers to add to scores, its last axis padded to `total`."""
+    text = DTYPES[dtype]
 
     def element(index: Sequence[Any], mask: View) -> Any:
         *lead, s = index
-        read = mask[(*lead, literal(0) if given[3] == 1 else s)]
+        once = mask.type.shape[3] == 1
+        read = mask[(*lead, literal(0) if once else tirx.min(s, mask.shape[3] - literal(1)))]
         if mask.type.dtype is DType.BOOL:
             read = tirx.Select(read, const(0, text), const(NEVER, text))
-        read = cast(read, text)
-        if total == span:
-            return read
-        limit = mask.shape[3] if given[3] != 1 else None
-        if limit is None:
-            return tirx.Select(s < literal(span), read, const(NEVER, text)) if isinstance(span, int) else read
-        return tirx.if_then_else(s < limit, read, const(NEVER, text))
+        return cast(read, text)
 
-    return low.map("mask", [mask], wanted, element)
+    def body(kernel: Kernel, mask: View) -> Any:
+        def bounded(*index: Any) -> Any:
+            read = element(index, mask)
+            return read if total == span else tirx.Select(index[3] < kernel.dim(span), read, const(NEVER, text))
+
+        return kernel.stage(type.shape, bounded)
+
+    type = TensorType(dtype, (*mask.type.shape[:3], total))
+    return low.kernel("mask", [mask], [type], body, pattern=Pattern.INJECTIVE)[0]
+
+
+@rules(op.ScaledDotProductAttention)
+def _attention(low: Lowering, node: op.ScaledDotProductAttention, inputs: Inputs, types: Types) -> Tensor:
+    depth = inputs[0].type.shape[3]
+    assert isinstance(depth, int)
+    scale = depth**-0.5 if node.scale is None else node.scale
+    return attention(low, *inputs, types[0], causal=node.is_causal, scale=scale)
+
+
+@rules(op.RotaryEmbedding)
+def _rotary(low: Lowering, node: op.RotaryEmbedding, inputs: Inputs, types: Types) -> Tensor:
+    """Each feature times a cosine, plus its partner times a sine; tables in float64, which hold far positions."""
+    x, positions = inputs
+    (type,) = types
+    length, size = type.shape[-2:]
+    assert isinstance(size, int)
+    half = literal(size // 2)
+    dtype = DTYPES[type.dtype]
+
+    def angle(index: Sequence[Any], positions: Sequence[View]) -> Any:
+        t, d = index
+        pair = tirx.floordiv(d, literal(2)) if node.interleaved else tirx.floormod(d, half)
+        place = positions[0][(t,)] if positions else t
+        exponent = cast(pair, "float64") * const(-2 / size, "float64")
+        return cast(place, "float64") * tirx.power(const(node.base, "float64"), exponent)
+
+    def first(d: Any) -> Any:
+        return tirx.EQ(tirx.floormod(d, literal(2)), literal(0)) if node.interleaved else d < half
+
+    table = TensorType(DType.F64 if type.dtype is DType.F64 else DType.F32, (length, size))
+    wide = DTYPES[table.dtype]
+    given = [positions] if positions is not None else []
+    cosines = low.map("cosines", given, table, lambda i, *p: cast(tirx.cos(angle(i, p)), wide))
+
+    def sine(index: Sequence[Any], *positions: View) -> Any:
+        value = tirx.sin(angle(index, positions))
+        return cast(tirx.Select(first(index[1]), -value, value), wide)
+
+    sines = low.map("sines", given, table, sine)
+
+    def turned(index: Sequence[Any], x: View, cosines: View, sines: View) -> Any:
+        *_, t, d = index
+        other = d + literal(1) - tirx.floormod(d, literal(2)) * literal(2) if node.interleaved else tirx.floormod(d + half, half + half)
+        straight = cast(x[index], wide) * cosines[(t, d)]
+        return cast(straight + cast(x[[*index[:-1], other]], wide) * sines[(t, d)], dtype)
+
+    return low.map("rotary", [x, cosines, sines], type, turned, order=x.order)

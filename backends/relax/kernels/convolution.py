@@ -11,8 +11,10 @@ from tvm import te, tirx
 from ....compiler.operators import convolution as op
 from ....compiler.types import Dim, TensorType
 from ..index import literal
-from ..lower import DTYPES, Kernel, Lowering, Pattern, Tensor, View, channels_last, rules
+from ..kernel import Kernel, Pattern, View
+from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
+from ..tensor import DTYPES, Tensor, channels_last
 from .numeric import accumulator, cast, zero
 from .tiling import channel_width, padded, symbolic_height, tiling
 
@@ -277,7 +279,7 @@ def pack(low: Lowering, weight: Tensor, width: int) -> Tensor:
 
     shape = (tiles, *taps, inputs, width)
     type = TensorType(weight.type.dtype, shape)
-    key = ("pack", weight.expr, weight.order, width)
+    key = ("pack", *weight.key, width)
     return low.once(key, lambda: low.map("pack", [weight], type, element))
 
 
@@ -289,10 +291,9 @@ def known(dim: Dim) -> int:
 
 @rules(op.Conv1d, op.Conv2d, op.Conv3d)
 def _convolution(
-    low: Lowering, node: op.Convolution, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]
+    low: Lowering, node: op.Convolution, inputs: Inputs, types: Types
 ) -> Tensor:
     x, weight, bias = inputs
-    assert x is not None and weight is not None
     return convolve(
         low,
         x,
@@ -308,10 +309,9 @@ def _convolution(
 
 @rules(op.ConvTranspose1d, op.ConvTranspose2d, op.ConvTranspose3d)
 def _transposed(
-    low: Lowering, node: op.Transposed, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]
+    low: Lowering, node: op.Transposed, inputs: Inputs, types: Types
 ) -> Tensor:
     x, weight, bias = inputs
-    assert x is not None and weight is not None
     return transpose_convolve(
         low,
         x,

@@ -8,12 +8,14 @@ from typing import Any
 from ....compiler.operators import creation as op
 from ....compiler.types import TensorType
 from ..index import literal
-from ..lower import DTYPES, Kernel, Lowering, Pattern, Tensor, rules
+from ..kernel import Kernel, Pattern
+from ..lower import Inputs, Lowering, Types, rules
+from ..tensor import DTYPES, Tensor
 from .numeric import cast, const
 
 
 @rules(op.Constant)
-def _constant(low: Lowering, node: op.Constant, inputs: Sequence[Any], types: tuple[TensorType, ...]) -> Tensor:
+def _constant(low: Lowering, node: op.Constant, inputs: Inputs, types: Types) -> Tensor:
     import numpy as np
 
     if isinstance(node.value, tuple):
@@ -22,7 +24,7 @@ def _constant(low: Lowering, node: op.Constant, inputs: Sequence[Any], types: tu
 
 
 @rules(op.Full)
-def _full(low: Lowering, node: op.Full, inputs: Sequence[Any], types: tuple[TensorType, ...]) -> Tensor:
+def _full(low: Lowering, node: op.Full, inputs: Inputs, types: Types) -> Tensor:
     (type,) = types
     if not type.shape:
         return low.number(node.value, type.dtype)
@@ -30,7 +32,7 @@ def _full(low: Lowering, node: op.Full, inputs: Sequence[Any], types: tuple[Tens
 
 
 @rules(op.Arange)
-def _arange(low: Lowering, node: op.Arange, inputs: Sequence[Any], types: tuple[TensorType, ...]) -> Tensor:
+def _arange(low: Lowering, node: op.Arange, inputs: Inputs, types: Types) -> Tensor:
     (type,) = types
 
     def body(kernel: Kernel) -> Any:

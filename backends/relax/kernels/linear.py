@@ -7,11 +7,15 @@ from typing import Any
 
 from tvm import te, tirx
 
+from ....compiler.operators import linear as op
 from ....compiler.types import Dim, TensorType, volume
 from ..index import flatten, literal, unflatten
-from ..lower import DTYPES, Kernel, Lowering, Order, Pattern, Tensor, View, logical, plain
+from ..kernel import Kernel, Pattern, View
+from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
+from ..tensor import DTYPES, Order, Tensor, logical, plain
 from .numeric import accumulator, cast, zero
+from .reduction import SUM, reduce
 from .tiling import padded, symbolic_width, tiling
 
 Epilogue = Callable[..., Any]
@@ -28,8 +32,7 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
     lead = [x.type.shape[a] for a in order[:-1]]
     rows = volume(lead)
     height, width = tiling(rows, columns, low.machine)
-    right = low.renamed(weight, TensorType(weight.type.dtype, (inner, columns)), (1, 0))
-    packed = pack(low, right, width)
+    packed = pack(low, low.renamed(weight, (1, 0)), width)
 
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
         k = kernel.axis(inner, "k")
@@ -132,4 +135,83 @@ def pack(low: Lowering, b: Tensor, width: int) -> Tensor:
 
         return low.map("pack", [b], TensorType(b.type.dtype, (*lead, tiles, inner, width)), element)
 
-    return low.once(("pack", b.expr, b.order, width), make)
+    return low.once(("pack", *b.key, width), make)
+
+
+@rules(op.Linear)
+def _linear(low: Lowering, node: op.Linear, inputs: Inputs, types: Types) -> Tensor:
+    return linear(low, *inputs, types[0])
+
+
+@rules(op.Matmul)
+def _matmul(low: Lowering, node: op.Matmul, inputs: Inputs, types: Types) -> Tensor:
+    a, b = inputs
+    (type,) = types
+    if b.constant and b.type.rank == 2 and isinstance(b.type.shape[1], int):
+        return linear(low, a, low.renamed(b, (1, 0)), None, type)
+    if a.type.rank == 1:
+        a = low.reshape(a, TensorType(a.type.dtype, (1, *a.type.shape)))
+    if b.type.rank == 1:
+        b = low.reshape(b, TensorType(b.type.dtype, (*b.type.shape, 1)))
+    lead = type.shape[: max(a.type.rank, b.type.rank) - 2]
+    whole = TensorType(type.dtype, (*lead, a.type.shape[-2], b.type.shape[-1]))
+    return low.reshape(matmul(low, a, b, whole), type)
+
+
+@rules(op.Embedding)
+def _embedding(low: Lowering, node: op.Embedding, inputs: Inputs, types: Types) -> Tensor:
+    def element(index: Sequence[Any], x: View, weight: View) -> Any:
+        *place, feature = index
+        return weight[(within(x[place], weight.shape[0]), feature)]
+
+    return low.map("embedding", list(inputs), types[0], element)
+
+
+def within(position: Any, size: Any) -> Any:
+    """A position read from data, kept inside an axis: what lies outside must not be read."""
+    return tirx.max(tirx.min(cast(position, "int64"), size - literal(1)), literal(0))
+
+
+@rules(op.Einsum)
+def _einsum(low: Lowering, node: op.Einsum, inputs: Inputs, types: Types) -> Tensor:
+    """From left to right, two terms at a time, each letter summed as soon as no later term has it."""
+    terms, right = node.terms(tuple(t.type for t in inputs))
+    have, letters = inputs[0], terms[0]
+    for i, (tensor, term) in enumerate(zip(inputs[1:], terms[1:], strict=True), 1):
+        later = set(right).union(*terms[i + 1 :])
+        have, letters = _contracted(low, have, letters, tensor, term, later)
+    return _summed(low, have, letters, right)
+
+
+def _summed(low: Lowering, x: Tensor, letters: str, wanted: str) -> Tensor:
+    """Sum over the axes whose letters are not wanted, and put the rest in order."""
+    gone = [i for i, c in enumerate(letters) if c not in wanted]
+    if gone:
+        kept = TensorType(x.type.dtype, tuple(d for i, d in enumerate(x.type.shape) if i not in gone))
+        x = reduce(low, "sum", [x], gone, kept, SUM, keepdim=False)
+        letters = "".join(c for c in letters if c in wanted)
+    return low.renamed(x, [letters.index(c) for c in wanted]) if letters != wanted else x
+
+
+def _contracted(
+    low: Lowering, a: Tensor, left: str, b: Tensor, right: str, later: set[str]
+) -> tuple[Tensor, str]:
+    """The product of two terms as a matrix product: shared letters that go on are its batch, others are summed."""
+    sizes = dict(zip(left, a.type.shape, strict=True)) | dict(zip(right, b.type.shape, strict=True))
+    batch = "".join(c for c in left if c in right and c in later)
+    inner = "".join(c for c in left if c in right and c not in later)
+    rows = "".join(c for c in left if c not in right and c in later)
+    columns = "".join(c for c in right if c not in left and c in later)
+
+    def shaped(x: Tensor, letters: str, *groups: str) -> Tensor:
+        x = _summed(low, x, letters, "".join(groups))
+        lead = [sizes[c] for c in groups[0]]
+        return low.reshape(
+            x, TensorType(x.type.dtype, (*lead, *(volume(sizes[c] for c in g) for g in groups[1:])))
+        )
+
+    x, y = shaped(a, left, batch, rows, inner), shaped(b, right, batch, inner, columns)
+    type = TensorType(a.type.dtype, (*x.type.shape[:-1], y.type.shape[-1]))
+    made = matmul(low, x, y, type, name="einsum")
+    letters = batch + rows + columns
+    return low.reshape(made, TensorType(type.dtype, tuple(sizes[c] for c in letters))), letters

@@ -7,8 +7,12 @@ from typing import Any
 
 from tvm import tirx
 
-from ....compiler.types import Dim, TensorType, volume
-from ..lower import DTYPES, Kernel, Lowering, Pattern, Tensor, View, logical
+from ....compiler.operators import normalization as op
+from ....compiler.types import Dim, DType, TensorType, volume
+from ..index import literal
+from ..kernel import Kernel, Pattern, View
+from ..lower import Inputs, Lowering, Types, rules
+from ..tensor import DTYPES, Tensor, logical
 from .numeric import accumulator, cast, const, exp, log
 from .reduction import MAX, SUM, reduce, row
 
@@ -129,7 +133,7 @@ def group_norm(
     wide = TensorType(dtype, (batch, groups, each, *space))
     grouped = low.reshape(x, wide)
     dims = tuple(range(2, wide.rank))
-    stats = TensorType(dtype if accumulator(DTYPES[dtype]) == DTYPES[dtype] else _float(dtype), (batch, groups))
+    stats = TensorType(DType.F32 if dtype.bytes == 2 else dtype, (batch, groups))
     count = volume(wide.shape[2:])
 
     def share(kernel: Kernel, value: Any) -> Any:
@@ -148,12 +152,6 @@ def group_norm(
     return _apply(low, x, mean, scales, weight, bias, type, each)
 
 
-def _float(dtype: Any) -> Any:
-    from ....compiler.types import DType
-
-    return DType.F32
-
-
 def _apply(
     low: Lowering,
     x: Tensor,
@@ -167,7 +165,6 @@ def _apply(
     """`x · a + b` with factor and summand of each channel worked out first."""
     channel = TensorType(scale.type.dtype, type.shape[:2])
     dtype = DTYPES[channel.dtype]
-    affine = [t for t in (weight, bias) if t is not None]
 
     def factor(index: Sequence[Any], scale: View, *weight: View) -> Any:
         n, c = index
@@ -182,7 +179,6 @@ def _apply(
         return made + cast(bias[0][(c,)], dtype) if bias else made
 
     summands = low.map("norm_summand", [mean, factors, *([bias] if bias else [])], channel, summand)
-    assert len(affine) <= 2
 
     def result(index: Sequence[Any], x: View, factor: View, summand: View) -> Any:
         made = cast(x[index], dtype) * factor[index[:2]] + summand[index[:2]]
@@ -192,8 +188,6 @@ def _apply(
 
 
 def _group(channel: Any, each: Dim) -> Any:
-    from ..index import literal
-
     assert isinstance(each, int)
     return channel if each == 1 else tirx.floordiv(channel, literal(each))
 
@@ -230,3 +224,28 @@ def batch_norm(
         return cast(cast(x[index], dtype) * factor[c] + summand[c], DTYPES[type.dtype])
 
     return low.map("batch_norm", [x, factors, summands], type, result, order=x.order, pattern=Pattern.BROADCAST)
+
+
+@rules(op.BatchNorm)
+def _batch_norm(low: Lowering, node: op.BatchNorm, inputs: Inputs, types: Types) -> Tensor:
+    return batch_norm(low, *inputs, types[0], eps=node.eps)
+
+
+@rules(op.LayerNorm)
+def _layer_norm(low: Lowering, node: op.LayerNorm, inputs: Inputs, types: Types) -> Tensor:
+    return layer_norm(low, *inputs, types[0], eps=node.eps, rank=node.rank)
+
+
+@rules(op.RmsNorm)
+def _rms_norm(low: Lowering, node: op.RmsNorm, inputs: Inputs, types: Types) -> Tensor:
+    return layer_norm(low, *inputs, None, types[0], eps=node.eps, centred=False)
+
+
+@rules(op.GroupNorm)
+def _group_norm(low: Lowering, node: op.GroupNorm, inputs: Inputs, types: Types) -> Tensor:
+    return group_norm(low, *inputs, types[0], groups=node.num_groups, eps=node.eps)
+
+
+@rules(op.InstanceNorm)
+def _instance_norm(low: Lowering, node: op.InstanceNorm, inputs: Inputs, types: Types) -> Tensor:
+    return group_norm(low, *inputs, types[0], groups=types[0].shape[1], eps=node.eps)

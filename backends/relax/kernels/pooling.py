@@ -8,10 +8,13 @@ from typing import Any
 
 from tvm import tirx
 
+from ....compiler.operators import pooling as op
 from ....compiler.types import Dim, TensorType
 from ..index import literal
-from ..lower import DTYPES, Kernel, Lowering, Pattern, Tensor, View, channels_last
+from ..kernel import Kernel, Pattern, View
+from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
+from ..tensor import DTYPES, Tensor, channels_last
 from .convolution import Pairs, channels_mode, padding_stage, pads, rows_for, window
 from .numeric import accumulator, cast, const
 from .reduction import MAX, SUM, Monoid
@@ -212,3 +215,39 @@ def _longest(size: Dim, out: Dim) -> Any:
         return max(-(-(i + 1) * size // out) - i * size // out for i in range(out))
     assert isinstance(out, int)
     return (size + (out - 1)) // out + 1
+
+
+@rules(op.MaxPool1d, op.MaxPool2d, op.MaxPool3d)
+def _max_pool(low: Lowering, node: op.MaxPooling, inputs: Inputs, types: Types) -> Tensor:
+    return max_pool(
+        low,
+        *inputs,
+        types[0],
+        kernel_size=node.kernel_size,
+        stride=node.stride,
+        padding=node.padding,
+        dilation=node.dilation,
+    )
+
+
+@rules(op.AvgPool1d, op.AvgPool2d, op.AvgPool3d)
+def _avg_pool(low: Lowering, node: op.AvgPooling, inputs: Inputs, types: Types) -> Tensor:
+    return avg_pool(
+        low,
+        *inputs,
+        types[0],
+        kernel_size=node.kernel_size,
+        stride=node.stride,
+        padding=node.padding,
+        count_include_pad=node.count_include_pad,
+    )
+
+
+@rules(op.AdaptiveAvgPool1d, op.AdaptiveAvgPool2d, op.AdaptiveAvgPool3d)
+def _adaptive_avg_pool(low: Lowering, node: op.AdaptivePooling, inputs: Inputs, types: Types) -> Tensor:
+    return adaptive_pool(low, *inputs, types[0], SUM)
+
+
+@rules(op.AdaptiveMaxPool2d)
+def _adaptive_max_pool(low: Lowering, node: op.AdaptivePooling, inputs: Inputs, types: Types) -> Tensor:
+    return adaptive_pool(low, *inputs, types[0], MAX)

@@ -9,7 +9,7 @@ from tvm.script.ir_builder import tirx as T
 
 from ....compiler.types import Dim
 from ..index import literal, unflatten
-from ..lower import Kernel
+from ..kernel import Kernel
 
 
 def lines(kernel: Kernel, shape: Sequence[Dim], write: Callable[[list[Any]], None]) -> None:

@@ -8,9 +8,13 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from ....compiler.operators import recurrent as op
 from ....compiler.types import Dim, TensorType
 from ..index import literal
-from ..lower import DTYPES, Kernel, Lowering, Tensor, View
+from ..kernel import Kernel, View
+from ..lower import Inputs, Lowering, Types, rules
+from ..tensor import DTYPES, Tensor
+from .layout import concat
 from .linear import linear
 from .numeric import const, sigmoid, tanh, zero
 
@@ -188,3 +192,36 @@ class _Program:
 
     def _hidden_bias(self, bias: Any, unit: Any) -> Any:
         return bias[literal(2 * self.hidden) + tirx.min(unit, literal(self.hidden - 1))]
+
+
+@rules(op.Lstm, op.Gru)
+def _recurrent(low: Lowering, node: op.Recurrent, inputs: Inputs, types: Types) -> tuple[Tensor, ...]:
+    x, initial, weights = node.parts(inputs)
+    count = 4 if node.bias else 2
+    state = TensorType(x.type.dtype, (x.type.shape[0], node.hidden_size))
+    last: list[tuple[Tensor, ...]] = []
+    for level in range(node.num_layers):
+        outputs: list[Tensor] = []
+        for direction in range(node.directions):
+            index = level * node.directions + direction
+            own = weights[index * count : (index + 1) * count]
+            states = [_start(low, s, index, state) for s in initial]
+            biases = (own[2], own[3]) if node.bias else None
+            output, *ends = recur(
+                low, x, states, own[0], own[1], biases, hidden=node.hidden_size, reverse=direction == 1
+            )
+            outputs.append(output)
+            last.append(tuple(ends))
+        joined = TensorType(x.type.dtype, (*x.type.shape[:2], node.directions * node.hidden_size))
+        x = concat(low, outputs, 2, joined)
+    level_states = [
+        concat(low, [low.reshape(s, TensorType(s.type.dtype, (1, *s.type.shape))) for s in group], 0, type)
+        for group, type in zip(zip(*last, strict=True), types[1:], strict=True)
+    ]
+    return (x, *level_states)
+
+
+def _start(low: Lowering, given: Tensor | None, index: int, type: TensorType) -> Tensor:
+    if given is None:
+        return low.map("zeros", [], type, lambda _: zero(DTYPES[type.dtype]))
+    return low.view(given, type, (0, 1), lambda place, _: [literal(index), *place])

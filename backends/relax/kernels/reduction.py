@@ -13,10 +13,12 @@ from tvm.script.ir_builder import tirx as T
 from ....compiler.operators import reduction as op
 from ....compiler.types import Dim, TensorType, volume
 from ..index import flatten, literal
-from ..lower import DTYPES, Kernel, Lowering, Order, Pattern, Tensor, View, logical, rules
+from ..kernel import Kernel, Pattern, View
+from ..lower import Inputs, Lowering, Types, rules
 from ..machine import Machine
 from ..schedule.rows import KEY as ROWS
 from ..schedule.tile import KEY as TILE
+from ..tensor import DTYPES, Order, Tensor, logical
 from .numeric import accumulator, cast, const, dtype_of
 from .program import lines
 from .tiling import channel_width
@@ -227,10 +229,9 @@ def _dims(node: op.Reduction, x: Tensor) -> tuple[int, ...]:
 
 @rules(op.Sum, op.Prod, op.Max, op.Min)
 def _reduction(
-    low: Lowering, node: op.Reduction, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]
+    low: Lowering, node: op.Reduction, inputs: Inputs, types: Types
 ) -> Tensor:
     (x,) = inputs
-    assert x is not None
     monoid = {"sum": SUM, "prod": PRODUCT, "max": MAX, "min": MIN}[node.name]
     dtype = accumulator(DTYPES[types[0].dtype])
     return reduce(
@@ -239,9 +240,8 @@ def _reduction(
 
 
 @rules(op.Mean)
-def _mean(low: Lowering, node: op.Mean, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+def _mean(low: Lowering, node: op.Mean, inputs: Inputs, types: Types) -> Tensor:
     (x,) = inputs
-    assert x is not None
     dims = _dims(node, x)
     return reduce(low, "mean", [x], dims, types[0], SUM, keepdim=node.keepdim, finish=share_of(x, dims))
 
@@ -257,9 +257,8 @@ def share_of(x: Tensor, dims: Sequence[int]) -> Callable[[Kernel, Any], Any]:
 
 
 @rules(op.Argmax, op.Argmin)
-def _arg(low: Lowering, node: op.Arg, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+def _arg(low: Lowering, node: op.Arg, inputs: Inputs, types: Types) -> Tensor:
     (x,) = inputs
-    assert x is not None
     largest = isinstance(node, op.Argmax)
     return arg_extreme(
         low, node.name, x, (node.dim % x.type.rank,), types[0], largest=largest, keepdim=node.keepdim
@@ -267,9 +266,8 @@ def _arg(low: Lowering, node: op.Arg, inputs: Sequence[Tensor | None], types: tu
 
 
 @rules(op.Cumsum)
-def _cumsum(low: Lowering, node: op.Cumsum, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]) -> Tensor:
+def _cumsum(low: Lowering, node: op.Cumsum, inputs: Inputs, types: Types) -> Tensor:
     (x,) = inputs
-    assert x is not None
     (type,) = types
     dim = node.dim % type.rank
     dtype = accumulator(DTYPES[type.dtype])
@@ -290,11 +288,10 @@ def _cumsum(low: Lowering, node: op.Cumsum, inputs: Sequence[Tensor | None], typ
 
 @rules(op.Topk)
 def _topk(
-    low: Lowering, node: op.Topk, inputs: Sequence[Tensor | None], types: tuple[TensorType, ...]
+    low: Lowering, node: op.Topk, inputs: Inputs, types: Types
 ) -> tuple[Tensor, ...]:
     """A sorted list of the k best so far, into which each element is inserted: for the small k of routing and labels."""
     (x,) = inputs
-    assert x is not None
     dim = node.dim % x.type.rank
     better = tirx.GT if node.largest else tirx.LT
 

@@ -1,0 +1,112 @@
+"""What the body of a kernel is written with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+from tvm import te, tirx
+
+from ...compiler.types import Dim, Expression, divide
+from .index import literal
+from .machine import Machine
+from .tensor import DTYPES, Order, Tensor, index_expression, logical, plain
+
+
+class Pattern(IntEnum):
+    """How a kernel takes part in Relax's fusion (`relay::OpPatternKind`)."""
+
+    ELEMENTWISE = 0
+    BROADCAST = 1
+    INJECTIVE = 2
+    REDUCTION = 3
+    FUSABLE = 4  # takes element-wise followers into its loops
+    OPAQUE = 8
+
+
+class View:
+    """A kernel's argument, read by logical index whatever its storage."""
+
+    def __init__(self, tensor: Tensor, kernel: Kernel, source: Any) -> None:
+        self.type = tensor.type
+        self.shape = tuple(kernel.dim(d) for d in tensor.type.shape)
+        self.dtype = DTYPES[tensor.type.dtype]
+        self.number = tensor.number
+        self._order = tensor.storage[1]
+        self._place = tensor.place
+        self._kernel = kernel
+        self._source = source
+
+    def __getitem__(self, index: Sequence[Any]) -> Any:
+        """The element at a logical index, one expression an axis."""
+        assert len(index) == len(self.shape), f"an index of {len(index)} into {self.type}"
+        if isinstance(self.number, Expression):
+            return tirx.Cast(self.dtype, self._kernel.dim(self.number))
+        if self.number is not None:
+            return tirx.const(self.number, self.dtype)
+        if self._place is not None:
+            index = self._place(index, self._kernel)
+        return self._source(*([index[a] for a in self._order] or [literal(0)]))
+
+    def broadcast(self, index: Sequence[Any]) -> Any:
+        """The element for an index into a shape that this one broadcasts to."""
+        own = index[len(index) - len(self.shape) :]
+        return self[[literal(0) if d == 1 else i for i, d in zip(own, self.type.shape, strict=True)]]
+
+
+class Kernel:
+    """What a kernel's body is written with: dimensions, reduction axes and stages."""
+
+    def __init__(self, name: str, machine: Machine) -> None:
+        self.name = name
+        self.machine = machine
+        self.symbols: dict[str, Any] = {}
+
+    def dim(self, dim: Dim) -> Any:
+        """A dimension as an expression over this kernel's variables."""
+        return index_expression(dim, self._symbol)
+
+    def _symbol(self, name: str) -> Any:
+        return self.symbols.setdefault(name, tirx.Var(name, "int64"))
+
+    def whole(self, dim: Dim, multiple: int) -> tuple[Any, bool]:
+        """The extent of an axis brought to whole tiles, and whether that lengthens it.
+
+        A symbolic one is padded in the very form that splitting a loop gives, in which the scheduler recognises it.
+        """
+        if divide(dim, multiple) is not None:
+            return self.dim(dim), False
+        if isinstance(dim, int):
+            return literal(-(-dim // multiple) * multiple), True
+        return tirx.floordiv(self.dim(dim) + literal(multiple - 1), literal(multiple)) * literal(multiple), True
+
+    def axis(self, extent: Any, name: str) -> Any:
+        """A reduction axis; the extent is a `Dim` or an expression."""
+        return te.reduce_axis((literal(0), self._extent(extent)), name)
+
+    def _extent(self, extent: Any) -> Any:
+        return self.dim(extent) if isinstance(extent, int | Expression) else extent
+
+    def stage(
+        self,
+        shape: Sequence[Any],
+        function: Callable[..., Any],
+        name: str | None = None,
+        *,
+        order: Order | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """A tensor by formula: `function` takes a logical index; the result is stored in `order`.
+
+        Attributes become block annotations, which the schedule rules read.
+        """
+        order = plain(len(shape)) if order is None else order
+        extents = [self._extent(shape[a]) for a in order]
+
+        def body(*stored: Any) -> Any:
+            return function(*logical(order, stored))
+
+        if not order:
+            extents, body = [literal(1)], lambda _: function()  # a block needs a loop; storage of rank 0 is one element
+        return te.compute(extents, body, name=name or self.name, attrs=dict(attributes or {}))
