@@ -252,7 +252,7 @@ def _missing(graph: Graph, checkpoint: Checkpoint, plan: Plan, labels: tuple[Lab
     lines.extend(p.path for p in plan.missing[_SHOWN:])
     total = len(graph.parameters)
     message = f"{checkpoint.name} lacks {len(plan.missing)} of the {total} tensors that {graph.name} needs"
-    fix = _prefix_fix(plan)
+    fix = _prefix_fix(plan) or _rule_fix(plan)
     if fix is None and not plan.homeless:
         fix = "check that this is a checkpoint of the same architecture and size"
     return Diagnostic("missing-tensors", message, labels, _notes(lines), fix)
@@ -280,7 +280,7 @@ def _superfluous(graph: Graph, checkpoint: Checkpoint, plan: Plan, labels: tuple
     message = f"{_count(len(lines), 'tensor')} of {checkpoint.name} {verb} no parameter of {graph.name}"
     spans = dict.fromkeys(_spans(*plan.homeless))
     places = (*labels, *(Label(s) for s in list(spans)[:_SHOWN]))
-    fix = _prefix_fix(plan) or _drop_fix(plan, ties)
+    fix = _prefix_fix(plan) or (None if ties else _rule_fix(plan)) or _drop_fix(plan, ties)
     return Diagnostic("superfluous-tensors", message, places, _notes(lines), fix)
 
 
@@ -327,6 +327,17 @@ def _prefix_fix(plan: Plan) -> str | None:
     rule = f'"{prefix}{{rest}}" -> "{{rest}}"' if longer[1] >= shorter[1] else f'"{{rest}}" -> "{prefix}{{rest}}"'
     share = "all" if explained == len(wanted) else f"{explained} of the {len(wanted)}"
     return f"rename NAME {{ {rule} }} explains {share} missing tensors; load(…, rename = NAME)"
+
+
+def _rule_fix(plan: Plan) -> str | None:
+    """A rule for the first missing tensor that another of its shape may be."""
+    for parameter in plan.missing[:_SHOWN]:
+        close = _closest(parameter, plan.homeless)
+        if close and close.header.shape == parameter.type.shape:
+            return (
+                f'write rules, such as rename NAME {{ "{close.source}" -> "{parameter.path}" }}; load(…, rename = NAME)'
+            )
+    return None
 
 
 def _prefix(long: Mapping[str, Any], short: Mapping[str, Any]) -> tuple[str, int]:

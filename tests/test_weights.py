@@ -215,6 +215,7 @@ def test_all_that_does_not_fit_is_said_at_once():
     assert all(d.span == span for d in found.values())
     assert found["missing-tensors"].notes == ("conv1.weight, f32[4, 3]; the nearest is conv.weight, f32[4, 3]",)
     assert found["superfluous-tensors"].notes == ("conv.weight, f32[4, 3]",)
+    assert '"conv.weight" -> "conv1.weight"' in (found["superfluous-tensors"].fix or "")
     assert found["misshapen-tensors"].notes == ("fc.weight is f32[5, 2]; the parameter fc.weight is f32[2, 5]",)
     assert found["misshapen-tensors"].fix == '"fc.weight" -> "fc.weight" |> permute([1, 0])'
     assert read == []
