@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -22,8 +22,9 @@ from netc.compiler.operators.operator import (
     validate,
 )
 from netc.compiler.operators.pooling import AvgPool2d, MaxPool2d
-from netc.compiler.types import TensorType, substitute
+from netc.compiler.types import DType, TensorType, substitute, symbol
 from oracle import call, doubled, draw, type_of_tensor
+from pydantic import ValidationError
 from strategies import type_of
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -118,6 +119,51 @@ def test_half_precision_expansions_compute_in_full(name: str, dtype: torch.dtype
         assert found.dtype is dtype
         wanted = call(op, *doubled(inputs))[0]
         torch.testing.assert_close(found.double(), wanted, rtol=2e-2, atol=2e-2)
+
+
+_SIZES = [1, 2, 7, 10**9, 2**200, symbol("N")]
+
+
+def _mistaken(sample: Sample) -> Iterator[list[TensorType | None]]:
+    """The types of a sample with one input's rank, one size or one dtype changed."""
+    types = types_of(*sample.inputs)
+    for i, kind in enumerate(types):
+        if kind is None:
+            continue
+        changed = [TensorType(d, kind.shape) for d in DType]
+        changed += [TensorType(kind.dtype, (2,) * rank) for rank in range(6)]
+        changed += [TensorType(kind.dtype, tuple(symbol(f"S{j}") for j in range(rank))) for rank in range(6)]
+        for axis in range(kind.rank):
+            shapes = [(*kind.shape[:axis], size, *kind.shape[axis + 1 :]) for size in _SIZES]
+            changed += [TensorType(kind.dtype, shape) for shape in shapes]
+        for other in changed:
+            yield [*types[:i], other, *types[i + 1 :]]
+
+
+def _extreme(value: Any) -> Iterator[Any]:
+    """An attribute with one of its integers far too large, too small, or 0."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield from (0, -1, 10**9, -(10**9), 2**200)
+    elif isinstance(value, tuple):
+        items: tuple[Any, ...] = value
+        for i, item in enumerate(items):
+            yield from ((*items[:i], other, *items[i + 1 :]) for other in _extreme(item))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=title)
+def test_mistakes_and_enormous_sizes_give_types_or_a_message(sample: Sample) -> None:
+    """Nothing else is raised, and nothing takes time or memory that grows with a size."""
+    attributes = sample.op.attributes()
+    made = [{**attributes, name: other} for name, value in attributes.items() for other in _extreme(value)]
+    cases = [(attributes, types) for types in _mistaken(sample)] + [(m, types_of(*sample.inputs)) for m in made]
+    for values, types in cases:
+        try:
+            op = validate(type(sample.op), values).canonical(*types)
+            results = op.shape(*types)
+        except (ShapeError, ValidationError):
+            continue
+        assert len(op.axes(*types).pattern.split("->")) == 2
+        op.cost(types, results)
 
 
 # --------------------------------------------------------------------------------------------------------- arithmetic

@@ -47,7 +47,7 @@ class ScaledDotProductAttention(Operator):
     def canonical(self, *inputs: TensorType | None) -> ScaledDotProductAttention:
         query, _, _ = _four(self, inputs)
         size = query.shape[3]
-        if self.scale is not None or not isinstance(size, int):
+        if self.scale is not None or not isinstance(size, int) or size == 0:
             return self
         return ScaledDotProductAttention(self.is_causal, size**-0.5)
 

@@ -26,6 +26,15 @@ def _at_least(low: int) -> Callable[[int], int]:
     return check
 
 
+def _at_most(high: int) -> Callable[[int], int]:
+    def check(value: int) -> int:
+        if value > high:
+            raise ValueError(f"should be at most {high}")
+        return value
+
+    return check
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("should be true or false")
@@ -52,6 +61,9 @@ def _probability(value: float) -> float:
 
 Positive = Annotated[Integer, AfterValidator(_at_least(1))]
 """An integer of at least 1."""
+
+Count = Annotated[Positive, AfterValidator(_at_most(1000))]
+"""A number of parts that each have parameters of their own, such as layers."""
 
 Natural = Annotated[Integer, AfterValidator(_at_least(0))]
 """An integer of at least 0."""

@@ -1,8 +1,18 @@
-"""Common row-major factors of two shapes with the same elements."""
+"""Divisors of sizes, and common row-major factors of two shapes with the same elements."""
 
 from __future__ import annotations
 
 from ..types import Dim, Shape, divide
+
+_NEAR = 10_000
+"""How far a divisor to suggest may lie: sizes may be of any magnitude."""
+
+
+def nearest_divisors(whole: int, wanted: int) -> list[int]:
+    """The largest divisor of `whole` below `wanted` and the smallest above it, where they are near."""
+    below = next((d for d in range(wanted - 1, max(0, wanted - _NEAR), -1) if whole % d == 0), None)
+    above = next((d for d in range(wanted + 1, min(whole, wanted + _NEAR) + 1) if whole % d == 0), None)
+    return [d for d in (below, above) if d is not None]
 
 
 def factors(before: Shape, after: Shape) -> tuple[list[str], list[str], list[str]]:

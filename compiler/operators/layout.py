@@ -432,8 +432,18 @@ class Split(Movement):
         return Axes(pattern(rest[:1], *rest[1:]))
 
 
+_MOST_PARTS = 10_000
+
+
 def _parts(op: Operator, whole: Dim, size: Dim, x: TensorType) -> tuple[Dim, ...]:
     if isinstance(whole, int) and isinstance(size, int) and size > 0:
+        if whole > _MOST_PARTS * size:
+            raise ShapeError(
+                f"{op.name} of {x} into parts of {size} makes {-(-whole // size)} tensors",
+                operands=(0,),
+                code="too-many-parts",
+                fix=f"reshape gives one tensor with an axis for the parts; {op.name} makes at most {_MOST_PARTS}",
+            )
         return tuple(min(size, whole - at) for at in range(0, whole, size))
     count = None if size == 0 else divide(whole, size)
     if not isinstance(count, int) or count < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..types import Dim, DType, Expression, Shape, TensorType, divide
+from .factor import nearest_divisors
 from .operator import Initialiser, Operator, OptionalTypes, ParameterSpec, ShapeError
 
 ZEROS = Initialiser("zeros")
@@ -115,7 +116,7 @@ def bias_of(name: str, weight: Shape, size: Dim, dtype: DType) -> ParameterSpec:
     fan_in = 1
     for d in weight[1:]:
         fan_in *= numeric(name, "the weight's size", d)
-    bound = fan_in**-0.5
+    bound = max(fan_in, 1) ** -0.5
     return ParameterSpec((size,), Initialiser("uniform", (-bound, bound)), dtype)
 
 
@@ -162,11 +163,11 @@ def divided(
     if whole is not None:
         return whole
     fix = None
-    if isinstance(size, int):
-        divisors = [d for d in range(1, size + 1) if size % d == 0]
-        near = [max(d for d in divisors if d <= parts), min((d for d in divisors if d >= parts), default=size)]
+    if isinstance(size, int) and parts:
+        near = nearest_divisors(size, parts)
         sizes = [s for s in (size // parts * parts, (size // parts + 1) * parts) if s]
-        fix = f"{argument} = {_alternatives(near)}, or {_alternatives(sizes)} {what}"
+        options = [f"{argument} = {_alternatives(near)}"] if near else []
+        fix = ", or ".join([*options, f"{_alternatives(sizes)} {what}"])
     raise ShapeError(
         f"{op} cannot divide {size} {what} into {argument} = {parts}", operands=(operand,), code=code, fix=fix
     )

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from ..types import Dim, Expression, Shape, TensorType, divide, volume
 from .dimension import Movement, Size, given
+from .factor import nearest_divisors
 from .layout import Permute, Reshape
 from .operator import Axes, Emit, Operator, ShapeError, Types, V, operands, operator, sample
 
@@ -190,15 +191,8 @@ def _indivisible(what: str, text: str, whole: Dim, known: Dim, names: Sequence[s
         operands=(0,),
         code="indivisible",
         fix=f"{' or '.join(f'{names[0]} = {n}' for n in near)}" if len(names) == 1 else None,
-        notes=(f"nearest divisors of {whole}: {', '.join(map(str, near))}",),
+        notes=(f"nearest divisors of {whole}: {', '.join(map(str, near))}",) if near else (),
     )
-
-
-def nearest_divisors(whole: int, wanted: int) -> list[int]:
-    """The largest divisor of `whole` below `wanted` and the smallest above it."""
-    divisors = {d for k in range(1, int(abs(whole) ** 0.5) + 1) if whole % k == 0 for d in (k, whole // k)}
-    below, above = [d for d in divisors if d < wanted], [d for d in divisors if d > wanted]
-    return [*([max(below)] if below else []), *([min(above)] if above else [])]
 
 
 def _text(groups: Groups) -> str:

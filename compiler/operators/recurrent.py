@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..types import Dim, Shape, TensorType
 from .activation import Sigmoid, Tanh
 from .arithmetic import Add, Mul, Sub
-from .attribute import Flag, Positive
+from .attribute import Count, Flag, Positive
 from .creation import Full
 from .dimension import pattern
 from .layout import Concat, Reshape, Slice, Split, Stack
@@ -211,7 +211,7 @@ class Lstm(Recurrent):
     states = 2
     pointwise = 13  # 4 sums of input and state, 5 transcendentals, 3 products, 1 sum
     hidden_size: Positive
-    num_layers: Positive = 1
+    num_layers: Count = 1
     bidirectional: Flag = False
     bias: Flag = True
 
@@ -232,7 +232,7 @@ class Gru(Recurrent):
     states = 1
     pointwise = 10  # 3 sums, 3 transcendentals, reset product, and n + z · (h - n)
     hidden_size: Positive
-    num_layers: Positive = 1
+    num_layers: Count = 1
     bidirectional: Flag = False
     bias: Flag = True
 
@@ -276,7 +276,7 @@ class LstmLayer(RecurrentLayer):
     """`output, h, c = lstm(128, bidirectional = true)(x)`."""
 
     hidden_size: Positive
-    num_layers: Positive = 1
+    num_layers: Count = 1
     bidirectional: Flag = False
     bias: Flag = True
     input_size: Positive | None = None
@@ -290,7 +290,7 @@ class GruLayer(RecurrentLayer):
     """`output, h = gru(128)(x)`."""
 
     hidden_size: Positive
-    num_layers: Positive = 1
+    num_layers: Count = 1
     bidirectional: Flag = False
     bias: Flag = True
     input_size: Positive | None = None
