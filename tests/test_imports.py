@@ -53,7 +53,6 @@ BUILDS_ON = {
     "reference": "operators",
     "layout": "tree",
     "format": "syntax layout",
-    "checkpoint": "types diagnostic",
     "grammar": "",
     "specs": "",
     "backends": "passes diagnostic weights target",
