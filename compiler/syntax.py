@@ -72,7 +72,7 @@ def _build(source: Source, start: str, text: str, base: int) -> t.Tree:
 
 _HEAD = re.compile(r"^(?:import|module|model|let|func|extern|rename|target|expect|graph)\b(?=[ \t]*[\w\"])", re.M)
 _MOST = 20
-"""So many declarations with problems are reported at once."""
+"""So many problems are reported at once."""
 
 
 def _all_problems(source: Source, first: UnexpectedInput | NetcError) -> list[Diagnostic]:
@@ -89,7 +89,7 @@ def _all_problems(source: Source, first: UnexpectedInput | NetcError) -> list[Di
         if len(found) >= _MOST:
             break
     if found:
-        return found
+        return found[:_MOST]
     return list(first.diagnostics) if isinstance(first, NetcError) else [_problem(source, first, 0, len(source.text))]
 
 
@@ -235,7 +235,8 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
     # -- helpers
 
     def _refuse(self, message: str, span: Span, fix: str | None = None) -> None:
-        self._problems.append(Diagnostic("syntax", message, (Label(span),), fix=fix))
+        if len(self._problems) < _MOST:
+            self._problems.append(Diagnostic("syntax", message, (Label(span),), fix=fix))
 
     def _span(self, meta: Meta) -> Span:
         if meta.empty:
@@ -276,7 +277,8 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
         try:
             return cast(t.Expr, _build(self._source, "expr", text, offset))
         except UnexpectedInput as error:
-            self._problems.append(_problem(self._source, error, offset, offset + len(text), "expression"))
+            if len(self._problems) < _MOST:
+                self._problems.append(_problem(self._source, error, offset, offset + len(text), "expression"))
         except NetcError as error:
             self._problems.extend(error.diagnostics)
         return t.Constant(Span(self._source, offset, offset + len(text)), None)
