@@ -33,6 +33,10 @@ class Page(Protocol):
         """The name of a function that the generated file then holds a copy of."""
         ...
 
+    def external(self, place: str) -> str:
+        """The name of a user's function, `module:function`, which the generated file then imports."""
+        ...
+
     def constant(self, node: Node) -> str:
         """The buffer that holds a constant of rank ≥ 1."""
         ...
@@ -78,7 +82,7 @@ class Call:
         return [self[i] for i in range(start, len(self.node.inputs))]
 
     def scalar(self, operand: int) -> Any:
-        """The number that an operand is, or None where it is no constant of rank 0."""
+        """The number, or dimension, that an operand is; None where it is no constant of rank 0."""
         ref = self.node.inputs[operand]
         if not isinstance(ref, Value):
             return None
@@ -104,6 +108,13 @@ class Call:
     def sizes(self, shape: Sequence[Dim], hint: str = "size") -> str:
         """Sizes, comma-separated."""
         return ", ".join(self.size(d, hint) for d in shape)
+
+    def value(self, value: Any, hint: str = "value", rank: Rank = Rank.ANY) -> str:
+        """What `scalar` gave, for a place that takes expressions up to `rank`."""
+        if isinstance(value, Polynomial):
+            return self.size(value, hint, rank)
+        text = self.number(value, hint)
+        return f"({text})" if rank < Rank.UNARY and value < 0 else text
 
     def axis(self, dim: int, rank: int) -> str:
         """A dim; the last is -1, as one writes it."""

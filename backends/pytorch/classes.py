@@ -57,7 +57,7 @@ class Instance:
         """What instances must agree in to share a class."""
         shapes = [(h.hint, h.owner, python(h.default)) for h in self.all_holes()]
         methods = [(m.name, tuple(m.lines), tuple(m.marks), tuple(m.buffers)) for m in self.methods]
-        return self.module, self.slot.is_list, tuple(self.lines), tuple(methods), tuple(shapes)
+        return self.module, tuple(self.lines), tuple(methods), tuple(shapes)
 
 
 @dataclass
@@ -128,14 +128,8 @@ class _Constructor:
 
     def write(self) -> None:
         slot = self._instance.slot
-        if slot.is_list:
-            children = slot.numbered or []
-            self._instance.lines.append(_Line("super().__init__([", Tree("", tuple(map(self._tree, children))), "])"))
-            for child in children:
-                self._write_inside(child, f"self[{child.name}]")
-        else:
-            for child in slot.below.values():
-                self._assign(child, "self")
+        for child in slot.below.values():
+            self._assign(child, "self")
         buffers = {name: b for m in self._instance.methods for name, b in m.buffers.items()}
         for name, buffer in buffers.items():
             self._register(name, buffer)
@@ -329,14 +323,12 @@ class Printer:
     def write(self, made: Class, top: Sequence[str] = (), end: Sequence[str] = ()) -> list[str]:
         """The lines of a class; `top` is its docstring, `end` are further statements of the constructor."""
         first = made.first
-        base = "nn.ModuleList" if first.slot.is_list else "nn.Module"
-        lines = [f"class {made.name}({base}):", *_indented(top)]
+        lines = [f"class {made.name}(nn.Module):", *_indented(top)]
         body = [*self._constructor(made), *end]
         if body:
             given = [n if d is REQUIRED else f"{n}={python(d)}" for n, d in made.parameters.items()]
             lines += [*([""] if top else []), *_indented(wrap(f"def __init__({', '.join(['self', *given])}):"))]
-            lines += [] if first.slot.is_list else _indented(["super().__init__()"], 2)
-            lines += _indented(body, 2)
+            lines += _indented(["super().__init__()", *body], 2)
         start = 0
         for method in first.methods:
             lines += ["", *_indented(self._method(made, method, start))]
@@ -347,16 +339,11 @@ class Printer:
 
     def _constructor(self, made: Class) -> list[str]:
         lines = [f"self.{name} = {text}" for name, text in made.attributes.items()]
-        if made.first.slot.is_list:
-            lines = [*self._line(made, made.first.lines[0]), *lines]
-        for line in made.first.lines[1 if made.first.slot.is_list else 0 :]:
+        for line in made.first.lines:
             lines.extend(self._line(made, line))
         return lines
 
     def _line(self, made: Class, line: _Line) -> list[str]:
-        if not line.tree.head and line.tree.items:
-            tree = Tree(line.start, line.tree.items, line.end)
-            return self._call(made, tree)
         lines = self._call(made, line.tree)
         lines[0] = line.start + lines[0]
         lines[-1] += line.end

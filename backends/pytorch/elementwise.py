@@ -44,8 +44,7 @@ def _operand(call: Call, index: int, rank: Rank) -> str:
     kind, other = call.type(index), call.type(1 - index)
     value = call.scalar(index)
     if value is not None and call.scalar(1 - index) is None and _fits(kind, other):
-        text = call.number(value, "value")
-        return f"({text})" if value < 0 and rank < Rank.UNARY else text
+        return call.value(value, rank=rank)
     wanted = promote(kind.dtype, other.dtype)
     if kind.rank and _outcome(kind, other) is not wanted:
         return f"{call.place(index, Rank.ATOM)}.to({call.dtype(wanted)})"
@@ -99,7 +98,7 @@ def _extreme(call: Call) -> str:
             and call.type(index).dtype is call.type(1 - index).dtype
         ):
             bound = "min" if isinstance(call.op, a.Maximum) else "max"
-            return f"{call.atom(1 - index)}.clamp({bound}={call.number(value, bound)})"
+            return f"{call.atom(1 - index)}.clamp({bound}={call.value(value, bound)})"
     return f"torch.{call.op.name}({_operand(call, 0, Rank.ANY)}, {_operand(call, 1, Rank.ANY)})"
 
 
@@ -109,7 +108,7 @@ def _where(call: Call) -> str:
     for index, other in ((1, 2), (2, 1)):
         value = call.scalar(index)
         plain = value is not None and call.scalar(other) is None and call.type(index).dtype is call.type(other).dtype
-        texts.append(call.number(value, "value") if plain else call[index])
+        texts.append(call.value(value) if plain else call[index])
     wanted = promote(call.type(1).dtype, call.type(2).dtype)
     text = f"torch.where({call[0]}, {texts[0]}, {texts[1]})"
     return text if _outcome(call.type(1), call.type(2)) is wanted else f"{text}.to({call.dtype(wanted)})"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.graph import Graph, Input, Node, ParameterRef, Phase, Ref, SelectPhase, Value
 from ...compiler.operators.creation import Constant
 from ...compiler.operators.operator import OPERATORS
@@ -68,6 +69,8 @@ class Method:
     """The variables of the lines, which arguments must not be called."""
     buffers: dict[str, Buffer]
     helpers: dict[str, Callable[..., Any]]
+    imports: set[str]
+    """The modules of a user's functions."""
 
 
 @dataclass
@@ -78,8 +81,6 @@ class _Statement:
     phase: Phase = "both"
     hint: str = "out"
     depth: int = 0
-    fixed: bool = False
-    """Whether it must stay a statement of its own: its target is set in the other phase too."""
     carried: int | None = None
     roles: tuple[str, ...] = ()
     """Names of several targets, where they have parts to play."""
@@ -117,6 +118,8 @@ class Writer:
         self._statements: list[_Statement] = []
         self._buffers: dict[str, Buffer] = {}
         self._helpers: dict[str, Callable[..., Any]] = {}
+        self._imports: set[str] = set()
+        self._loops: set[str] = set()
         self._uses_device = False
         self._uses_dtype = False
         self._owner = ""
@@ -127,19 +130,21 @@ class Writer:
         results = list(self.frame.results) if self.frame.parent else []
         ends = self._ends(results)
         self._complete_phases(ends)
-        statements = _nest([*self._statements, *ends])
+        statements = _nest(_group([*self._statements, *ends]))
         self._arguments.extend(r for r in self._numbers if isinstance(r, SymbolRef))
         marks = [self._numbers[r] for r in self._arguments]
         preferences = self._preferences()
         plain = {n for n, name in zip(marks, preferences, strict=True) if name in _SPARE}
         base = "out" if "x" in preferences else "x"
-        taken = self._sizes.names | self._helpers.keys()
-        body = _Names(_group(statements), set(marks), plain, base, taken).lines()
+        taken = (
+            self._sizes.names | self._helpers.keys() | self._loops | {name.partition(".")[0] for name in self._imports}
+        )
+        body = _Names(statements, set(marks), plain, base, taken | set(preferences)).lines()
         top = [f"{a} = {b}" for a, b in self._places()]
         lines = [*top, *self._sizes.bindings(argument), *body.lines]
         return Method(
             "forward", [piece for line in lines for piece in wrap(line)], self.holes, self._arguments, marks,
-            preferences, results, body.names | taken, self._buffers, self._helpers,
+            preferences, results, body.names | taken, self._buffers, self._helpers, self._imports,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------------- steps
@@ -173,11 +178,13 @@ class Writer:
         hint = local("out", run.slot.path)
         if run.kind == "sequence":
             text = f"{access}({self.operand(run.start, Rank.ANY)})"
-            self._statements.append(_Statement([target], text, phase=phase, hint=hint, depth=_MODULE_DEPTH))
+            depth = _MODULE_DEPTH if any(isinstance(s, Frame) for s in run.steps) else 1
+            self._statements.append(_Statement([target], text, phase=phase, hint=hint, depth=depth))
             return
         step = run.steps[0]
         assert isinstance(step, Frame)
-        name = _loop_name(step.module)
+        name = self._sizes.reserve(_loop_name(step.module))
+        self._loops.add(name)
         given = [
             variable(target, Rank.ANY) if r == run.start else self._outer(r) for r in self.methods[step.path].arguments
         ]
@@ -261,7 +268,7 @@ class Writer:
         for phase, ref in zip(phases, node.inputs, strict=True):
             assert ref is not None
             text = self.operand(ref, Rank.ANY)
-            self._statements.append(_Statement([self._number(node.value)], text, phase=phase, hint=hint, fixed=True))
+            self._statements.append(_Statement([self._number(node.value)], text, phase=phase, hint=hint))
 
     # ---------------------------------------------------------------------------------------------- the page of rules
 
@@ -296,15 +303,24 @@ class Writer:
         self._helpers[function.__name__] = function
         return function.__name__
 
+    def external(self, place: str) -> str:
+        module, _, function = place.partition(":")
+        self._imports.add(module)
+        return f"{module}.{function}"
+
     def constant(self, node: Node) -> str:
         assert node.types[0].shape
         buffer = Buffer(node.op.value, node.types[0].dtype)  # type: ignore[attr-defined]
         return f"self.{self._buffer(local('constant', node.path), buffer)}"
 
     def _scalar(self, node: Node) -> str:
-        dtype = self.write_dtype(node.types[0].dtype)
-        self.holes.append(Hole(node.op.value, "value", self._owner))  # type: ignore[attr-defined]
-        return f"torch.tensor({literal(len(self.holes) - 1)}, dtype={dtype}, device={self.write_device()})"
+        dtype, value = self.write_dtype(node.types[0].dtype), node.op.value  # type: ignore[attr-defined]
+        if isinstance(value, Polynomial):
+            text = self.write_size(value).text
+        else:
+            self.holes.append(Hole(value, "value", self._owner))
+            text = literal(len(self.holes) - 1)
+        return f"torch.tensor({text}, dtype={dtype}, device={self.write_device()})"
 
     def _buffer(self, hint: str, buffer: Buffer) -> str:
         name, number = hint if hint.isidentifier() and hint not in RESERVED else "constant", 2
@@ -337,7 +353,8 @@ class Writer:
     def _ask(self, name: str) -> str:
         """A symbol that no tensor here shows, as one more argument."""
         if self.frame.parent is None:
-            raise AssertionError(f"no input of {self.graph.name} shows the size {name}")
+            message = f"no input of {self.graph.name} shows the size {name} when the model runs"
+            raise NetcError([Diagnostic("unsupported-dimension", message)])
         return variable(self._number(SymbolRef(name)), Rank.ANY)
 
     def _places(self) -> list[tuple[str, str]]:
@@ -374,7 +391,7 @@ class Writer:
 
     def _return(self, refs: Sequence[Ref], phase: Phase) -> _Statement:
         text = ", ".join(self.operand(r, Rank.ANY) for r in refs)
-        return _Statement([], text or "None", Rank.ANY, phase, head="return", fixed=phase != "both")
+        return _Statement([], text or "None", Rank.ANY, phase, head="return")
 
     def _complete_phases(self, ends: Sequence[_Statement]) -> None:
         """Set what exists in one phase only to None in the other, where code of both phases mentions it."""
@@ -390,8 +407,7 @@ class Writer:
             for target in statement.targets:
                 if target in read and phase[target] in ({"train"}, {"infer"}):  # type: ignore[index]
                     other: Phase = "infer" if statement.phase == "train" else "train"
-                    statement.fixed = True
-                    complete.append(_Statement([target], "None", phase=other, hint=statement.hint, fixed=True))
+                    complete.append(_Statement([target], "None", phase=other, hint=statement.hint))
         self._statements = complete
 
     # ---------------------------------------------------------------------------------------------- names of arguments
@@ -454,7 +470,7 @@ def _loop_name(module: str) -> str:
 
 def _nest(statements: list[_Statement]) -> list[_Statement]:
     """Write an expression that only the statement after it uses inside that statement, while that stays short."""
-    uses = Counter(v for s in statements for v in s.reads)
+    uses: Counter[tuple[int, Phase]] = Counter((v, s.phase) for s in statements for v in s.reads)
     done: list[_Statement] = []
     for statement in statements:
         while done:
@@ -468,11 +484,15 @@ def _nest(statements: list[_Statement]) -> list[_Statement]:
     return done
 
 
-def _nested(inner: _Statement, outer: _Statement, uses: Mapping[int, int]) -> _Statement | None:
-    if inner.fixed or inner.head or outer.carried is not None or inner.phase != outer.phase or len(inner.targets) != 1:
+def _nested(inner: _Statement, outer: _Statement, uses: Counter[tuple[int, Phase]]) -> _Statement | None:
+    if inner.head or outer.carried is not None or inner.phase != outer.phase or len(inner.targets) != 1:
         return None
     target = inner.targets[0]
-    if target is None or uses[target] != 1 or target not in variables(outer.text):
+    if target is None or target not in variables(outer.text):
+        return None
+    # What one phase sets alone may be set in the other too, but read there by others.
+    elsewhere: tuple[Phase, ...] = ("train", "infer") if inner.phase == "both" else ("both",)
+    if uses[target, inner.phase] != 1 or any(uses[target, p] for p in elsewhere):
         return None
     is_return = outer.head == "return"
     depth = inner.depth + (0 if is_return and outer.text.count("\ue000") == 1 else outer.depth)
@@ -527,7 +547,7 @@ class _Names:
                 self._uses[v] += 1
         self._names: dict[int, str] = {}
         self._roles: set[int] = set()
-        """Variables called after their part in what comes, which only a chain carries on."""
+        """Variables with a name that says what they are; only what arranges them anew carries it on."""
         self._holders: dict[str, int] = {}
         self._all: set[str] = set()
 
@@ -535,6 +555,9 @@ class _Names:
         lines: list[str] = []
         before: Phase = "both"
         for i, statement in enumerate(self._statements):
+            written = self._write(i, statement)
+            if not written:
+                continue
             indent = ""
             if statement.head == "return" and statement.phase != "both":
                 if statement.phase == "train":
@@ -545,7 +568,7 @@ class _Names:
                 indent = "    "
                 if statement.phase != before:
                     lines.append(self._phase_head(statement.phase, before))
-            lines.extend(indent + line for line in self._write(i, statement))
+            lines.extend(indent + line for line in written)
             before = statement.phase
         return _Body(lines, frozenset(self._all))
 
@@ -559,8 +582,9 @@ class _Names:
         if statement.head == "return":
             return [f"return {self._text(statement.text)}"]
         reads = {v: self._name(v) for v in dict.fromkeys(statement.reads)}
-        for v in reads:
-            if self._last[v] == i and v not in statement.targets:
+        last = [v for v in reads if self._last[v] == i and v not in statement.targets]
+        for v in last:
+            if statement.carried in (None, v):
                 self._free(v)
         targets = [self._target(i, statement, t, n) for n, t in enumerate(statement.targets)]
         text = fill(statement.text, "v", lambda _, n, __: reads.get(n) or self._name(n))
@@ -568,6 +592,8 @@ class _Names:
         line = f"{written} = {text}"
         if statement.carried is None:
             return [] if line == f"{text} = {text}" else [line]
+        for v in last:  # a loop reads them in every turn
+            self._free(v)
         before = reads[statement.carried]
         start = [] if before == targets[0] else [f"{targets[0]} = {before}"]
         return [*start, statement.head, f"    {line}"]
@@ -597,9 +623,12 @@ class _Names:
     def _reused(self, i: int, statement: _Statement) -> str | None:
         """The name of an operand that is read here for the last time, where the new value carries it on."""
         plain = _is_plain(statement.hint)
-        reads = list(dict.fromkeys(statement.reads))
+        reads = list(dict.fromkeys(statement.reads)) if statement.carried is None else [statement.carried]
+        arranged = statement.rank == Rank.ATOM and len(reads) == 1 and statement.carried is None
         for place, v in enumerate(reads):
-            if v in self._kept or (v in self._roles and len(reads) > 1):
+            if v in self._roles and not arranged:
+                continue
+            if v in self._kept and not (arranged and statement.text.startswith(f"{variable(v, Rank.ATOM)}.")):
                 continue
             if self._last[v] == i and (plain or (place == 0 and self._uses[v] == 1)):
                 name = self._name(v)
@@ -610,15 +639,16 @@ class _Names:
         return None
 
     def _new(self, statement: _Statement, target: int, place: int) -> str:
-        base = self._base if _is_plain(statement.hint) else statement.hint
-        if not base.isidentifier():
+        base = statement.hint
+        if _is_plain(base) or base in self._taken or not base.isidentifier():
             base = self._base
         name, number = base, 2
         if statement.roles:
-            name = statement.roles[place] or name
-            self._roles.add(target)
+            name = statement.roles[place]
         elif len(statement.targets) > 1:
             name, number = f"{base}{place + 1}", place + 2
+        if base != self._base or statement.roles:
+            self._roles.add(target)
         base = name
         while name in self._holders or name in self._taken:
             name, number = f"{base}{number}", number + 1

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+import linecache
+import zlib
+from collections.abc import Sequence
 from importlib.abc import InspectLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from ...compiler import weights
+from ...compiler.diagnostic import Diagnostic, NetcError
+from ...compiler.files import written_whole
 from ...compiler.graph import Edit, Graph, Input
 from ...compiler.operators.operator import Operator
 from ...compiler.types import DType, TensorType
@@ -26,19 +28,25 @@ from .source import Translation, translate
 class _Loader(InspectLoader):
     """Gives Python's import machinery a text, so that tracebacks and `inspect` show it."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, file: str) -> None:
         self._text = text
+        self._file = file
 
     def get_source(self, fullname: str) -> str:
         return self._text
 
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self._text, self._file)
+
 
 def _build(translation: Translation, name: str) -> nn.Module:
-    spec = spec_from_loader(name, _Loader(translation.text), origin=f"<{name}>")
+    file = f"{name}-{zlib.crc32(translation.text.encode()):08x}.py"
+    spec = spec_from_loader(name, _Loader(translation.text, file))
     assert spec
     assert spec.loader
     made = module_from_spec(spec)
     spec.loader.exec_module(made)
+    linecache.lazycache(file, vars(made))
     with torch.random.fork_rng(devices=[]):  # layers fill themselves at first; the caller's random state stays
         return getattr(made, translation.name)()
 
@@ -62,15 +70,8 @@ def _name(dtype: torch.dtype | None) -> str:
 
 def _load(translation: Translation, graph: Graph, seed: int) -> nn.Module:
     made = _build(translation, f"netc_{graph.name}")
-    missing, unexpected = made.load_state_dict(_state(graph, seed), strict=False)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise AssertionError(f"the module of {graph.name} lacks {unexpected} and has {missing} besides")
+    made.load_state_dict({path: tensor(weights.value(p, seed)) for path, p in graph.parameters.items()})
     return made.eval()
-
-
-def _state(graph: Graph, seed: int) -> dict[str, torch.Tensor]:
-    return {path: tensor(weights.value(p, seed)) for path, p in graph.parameters.items()}
 
 
 def tensor(array: Any) -> torch.Tensor:
@@ -84,39 +85,24 @@ def tensor(array: Any) -> torch.Tensor:
 def export(graph: Graph, folder: Path | str, seed: int = 0) -> list[Path]:
     """Write `<model>.py` and `<model>.safetensors` into a folder, whole or not at all; the paths written.
 
-    The Python file needs torch alone; `load("<model>.safetensors")` there gives this model. The same graph and seed
-    give the same bytes.
+    The Python file needs torch alone: `load("<model>.safetensors")` there gives this model, by a reader of its own.
+    The same graph and seed give the same bytes.
 
     Raises:
-        NetcError: where the graph holds an operator that PyTorch has no rule for.
+        NetcError: where the graph holds an operator that PyTorch has no rule for, or the folder cannot be written to
+            (`cannot-write`).
     """
-    translation = translate(graph)
-    state = _load(translation, graph, seed).state_dict()
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        folder / f"{graph.name}.py": translation.text.encode(),
-        folder / f"{graph.name}.safetensors": save({k: v.contiguous() for k, v in sorted(state.items())}),
-    }
-    _write(contents)
-    return list(contents)
-
-
-def _write(contents: Mapping[Path, bytes]) -> None:
-    """Write all files beside their places first, and only then put them there."""
-    written: list[tuple[str, Path]] = []
+    text = translate(graph).text
+    code, data = Path(folder) / f"{graph.name}.py", Path(folder) / f"{graph.name}.safetensors"
     try:
-        for path, data in contents.items():
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            written.append((name, path))
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-        for name, path in written:
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-    finally:
-        for name, _ in written:
-            Path(name).unlink(missing_ok=True)
+        code.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the folder {folder} cannot be made: {error.strerror}"
+        raise NetcError([Diagnostic("cannot-write", message)]) from error
+    with written_whole(code) as partial:
+        partial.write_text(text, "utf-8")
+        weights.save(graph, data, seed)
+    return [code, data]
 
 
 def evaluate(

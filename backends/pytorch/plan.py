@@ -61,6 +61,9 @@ class _Blank:
     def helper(self, function: Callable[..., Any]) -> str:
         return function.__name__
 
+    def external(self, place: str) -> str:
+        return place
+
     def constant(self, node: Node) -> str:
         return "constant"
 

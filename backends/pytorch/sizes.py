@@ -33,6 +33,13 @@ class Sizes:
         """The variables that `bindings` sets."""
         return frozenset(self._names.values())
 
+    def reserve(self, name: str) -> str:
+        """A variable that no size is called, by that name or one like it."""
+        while name in self.names:
+            name += "_"
+        self._taken.add(name)
+        return name
+
     def bindings(self, argument: Callable[[int], str]) -> list[str]:
         """The lines that read the sizes in use off the arguments' shapes."""
         used: dict[int, dict[int, str]] = {}
@@ -123,10 +130,19 @@ class Sizes:
             return known
         return Expression(f"{bracket(self.write(atom.numerator), Rank.MULTIPLY)} // {atom.denominator}", Rank.MULTIPLY)
 
+    def _can_write(self, dim: Dim, without: set[str]) -> bool:
+        """Whether the symbols of a dimension are sizes themselves."""
+        return all(symbol(name) in self._places for name in symbols(dim) - without)
+
     def _solve(self, name: str) -> Expression | None:
-        """A symbol from a size that is linear in it alone."""
+        """A symbol from a size that is linear in it alone, or that is a product of it with others."""
         for place in self._places:
             assert isinstance(place, Polynomial)
+            rest = divide(place, symbol(name))
+            if isinstance(rest, Polynomial) and name not in symbols(rest) and self._can_write(rest, {name}):
+                known = self._known(place)
+                assert known
+                return Expression(f"{known.text} // {bracket(self.write(rest), Rank.UNARY)}", Rank.MULTIPLY)
             if symbols(place) != frozenset({name}):
                 continue
             rest = [c for m, c in place.terms if not m]

@@ -23,7 +23,6 @@ TAKEN = frozenset(dir(nn.Module())) | {"training"}
 """Attributes of every module, which no member can be called."""
 
 _TAKEN_BY_DICTIONARY = frozenset(dir(nn.ModuleDict()))
-_TAKEN_BY_LIST = frozenset(dir(nn.ModuleList()))
 
 
 @dataclass(eq=False)
@@ -79,9 +78,7 @@ class Slot:
 
     @property
     def is_list(self) -> bool:
-        """Whether children are reached by index: lists, and instances whose children are all numbered modules."""
-        if self.instance:
-            return bool(self.above and self.numbered) and not any(s.parameter for s in self.below.values())
+        """Whether children are reached by index."""
         return self.kind in ("list", "parameter list")
 
     def access(self, name: str) -> str:
@@ -131,6 +128,11 @@ class Slot:
             waiting.extend(reversed(slot.below.values()))
 
 
+def _unusable(slot: Slot) -> Diagnostic:
+    message = f"PyTorch keeps the mode of every module under the name training, which {slot.path} has"
+    return Diagnostic("parameter-path", message, fix="as another_name")
+
+
 def _is_attribute(name: str) -> bool:
     return name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("__")
 
@@ -146,7 +148,7 @@ def plant(graph: Graph, paths: Iterable[str], instances: Iterable[str]) -> Slot:
         root.insert(path)
     for path in instances:
         root.find(path).instance = True
-    problems: list[Diagnostic] = []
+    problems = [_unusable(slot) for slot in root.walk() if slot.name == "training"]
     for path, parameter in graph.parameters.items():
         slot = root.find(path)
         slot.parameter = parameter

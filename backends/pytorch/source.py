@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ...compiler.graph import Graph, ParameterRef
 from ...compiler.operators.operator import Operator
 from ...compiler.passes.expand import expand
-from . import elementwise, layers, layout, reductions, spatial
+from . import elementwise, layers, layout, reductions, resampling, spatial
 from .call import RULES
 from .classes import Class, Instance, Printer, classify
 from .forward import Method, Writer
@@ -16,7 +16,7 @@ from .hierarchy import Frame, arrange
 from .plan import plan
 from .slots import Slot, plant
 
-_FAMILIES = (elementwise, layers, layout, reductions, spatial)  # importing them fills RULES
+_FAMILIES = (elementwise, layers, layout, reductions, resampling, spatial)  # importing them fills RULES
 
 _HEADER = '''\
 """{title}
@@ -91,8 +91,10 @@ def translate(graph: Graph, keep: frozenset[type[Operator]] | None = None, real:
         taken = {name: b for m in siblings for name, b in m.buffers.items()}
         methods[frame.path] = _share(siblings, Writer(graph, frame, made, methods, taken).write())
     helpers = {name: f for m in methods.values() for name, f in m.helpers.items()}
-    classes = classify(instances, helpers, real)
+    imports = {name for m in methods.values() for name in m.imports}
+    classes = classify(instances, helpers.keys() | {name.partition(".")[0] for name in imports}, real)
     text = _HEADER.format(title=f"{graph.name}.", signature=_signature(graph))
+    text += "".join(f"\nimport {name}" for name in sorted(imports)) + ("\n" if imports else "")
     for name in sorted(helpers):
         text += f"\n\n{inspect.getsource(helpers[name])}"
     printer = Printer(classes)
