@@ -1,0 +1,22 @@
+"""TVM: a graph compiled for a processor, as a folder that runs without PyTorch and without the spec."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .artifact import Artifact as Artifact
+    from .build import compile as compile
+
+
+def __getattr__(name: str) -> Any:
+    # What runs an artifact does not wait for what compiles one.
+    if name == "Artifact":
+        from .artifact import Artifact
+
+        return Artifact
+    if name == "compile":
+        from .build import compile
+
+        return compile
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

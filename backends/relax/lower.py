@@ -30,7 +30,6 @@ from .machine import Machine
 from .stage import Stage
 from .tensor import DTYPES, Number, Order, Place, Tensor, index_expression, moved, plain, regroup, split_place
 
-
 Inputs = Sequence[Any]
 """A node's inputs: a `Tensor` each, None where an optional operand is absent."""
 
@@ -55,8 +54,8 @@ class Lowering:
     """Where the node is that is being lowered."""
     main: Stage = field(default_factory=lambda: Stage("main"))
     prepare: Stage = field(default_factory=lambda: Stage("prepare"))
-    exports: list[Any] = field(default_factory=list[Any])
-    """Variables of `prepare` that `main` reads, in the order of main's extra parameters."""
+    exports: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Variables of `prepare` that `main` reads, in the order of main's extra parameters, each named after its reader."""
     data: dict[str, Any] = field(default_factory=dict[str, Any])
     """Arrays that are part of the graph itself (`constant` nodes), by the name of their parameter of `prepare`."""
 
@@ -125,7 +124,9 @@ class Lowering:
             name=name,
             dtype=dtypes,
             in_buffers=[tirx.decl_buffer(s.shape, s.dtype, s.op.name) for s in sources],
-            out_buffers=[tirx.decl_buffer(s, d, f"out{i}") for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))],
+            out_buffers=[
+                tirx.decl_buffer(s, d, f"out{i}") for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))
+            ],
         )
         outputs = [made] if len(types) == 1 else list(made)
         attributes = {"op_pattern": int(Pattern.OPAQUE), "tirx.is_scheduled": True}
@@ -223,8 +224,8 @@ class Lowering:
         if constant or not tensor.constant:
             return tensor.expr
         if tensor.expr not in self._imported:
-            name = f"weight_{len(self.exports)}"
-            self.exports.append(tensor.expr)
+            name = f"{self.path}:{len(self.exports)}"
+            self.exports[name] = tensor.expr
             self._imported[tensor.expr] = self.main.parameter(name, tensor.type.dtype, tensor.stored)
         return self._imported[tensor.expr]
 
@@ -237,7 +238,11 @@ class Lowering:
         if tensor.order == order or tensor.number is not None:
             return tensor
         if moved(tensor.order, tensor.type.shape) == moved(order, tensor.type.shape):
-            return self._reinterpreted(tensor, tensor.type, order) if tensor.place is None else replace(tensor, order=order)
+            return (
+                self._reinterpreted(tensor, tensor.type, order)
+                if tensor.place is None
+                else replace(tensor, order=order)
+            )
         return self._copy(tensor, order)
 
     def stored(self, tensor: Tensor) -> Tensor:
@@ -298,7 +303,9 @@ class Lowering:
 
         The innermost axis of `order` must be contiguous, or not matter.
         """
-        return self.fill(tensor).seen(type, order, place) if tensor.number is not None else tensor.seen(type, order, place)
+        return (
+            self.fill(tensor).seen(type, order, place) if tensor.number is not None else tensor.seen(type, order, place)
+        )
 
     def require(self, least: Dim, most: Dim) -> None:
         """Have `least <= most` checked when the model runs."""
@@ -332,6 +339,8 @@ class Lowered:
     arrays: tuple[str, ...]
     """Paths of parameters, and names in `data`, in the order in which `prepare` takes them."""
     data: Mapping[str, Any]
+    constants: tuple[str, ...]
+    """Names of what `prepare` gives."""
     inputs: Mapping[str, TensorType]
     outputs: Mapping[str, TensorType]
     requirements: Sequence[tuple[Dim, Dim]]
@@ -358,10 +367,11 @@ def lower(graph: Graph, machine: Machine) -> Lowered:
     results = [low.plain(_resolve(low, graph, values, ref)) for ref in graph.outputs.values()]
     outputs = [low.expression(r, constant=False) for r in results]
     return Lowered(
-        low.prepare.module(low.exports),
+        low.prepare.module(list(low.exports.values())),
         low.main.module(outputs),
         tuple(str(p.name) for p in low.prepare.parameters),
         low.data,
+        tuple(low.exports),
         {path: node.types[0] for path, node in graph.inputs.items()},
         {name: graph.type(ref) for name, ref in graph.outputs.items()},
         low.requirements,

@@ -12,7 +12,7 @@ from ....compiler.operators import activation as op
 from ....compiler.operators.operator import Operator
 from ....compiler.types import TensorType
 from ..lower import Inputs, Lowering, Types, rules
-from ..tensor import DTYPES, Tensor
+from ..tensor import Tensor
 from .normalization import softmax
 from .numeric import const, dtype_of, erf, exp, let, log, sigmoid, tanh, wide, zero
 

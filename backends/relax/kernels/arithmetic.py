@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
 
 from ....compiler.operators import arithmetic as op
 from ....compiler.operators.operator import Operator
-from ....compiler.types import DType, TensorType, promote
+from ....compiler.types import DType, promote
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor
 from .numeric import cast, const, dtype_of, erf, exp, is_float, log, wide, zero
@@ -139,9 +139,7 @@ _POWERS: dict[Any, Function] = {
 @rules(op.Where)
 def _where(low: Lowering, node: op.Where, inputs: Inputs, types: Types) -> Tensor:
     dtype = DTYPES[types[0].dtype]
-    return low.elementwise(
-        "where", inputs, types[0], lambda c, a, b: tirx.Select(c, cast(a, dtype), cast(b, dtype))
-    )
+    return low.elementwise("where", inputs, types[0], lambda c, a, b: tirx.Select(c, cast(a, dtype), cast(b, dtype)))
 
 
 @rules(op.Clip)

@@ -77,9 +77,7 @@ def attention(
 
     columns = low.reshape(low.renamed(key, (0, 1, 3, 2)), TensorType(dtype, (batch, groups, 1, depth, span)))
     scores_type = TensorType(scores_dtype, (batch, groups, shared, length, total))
-    scores = matmul(
-        low, grouped(query), columns, scores_type, name="attention_scores", extra=extra, epilogue=score
-    )
+    scores = matmul(low, grouped(query), columns, scores_type, name="attention_scores", extra=extra, epilogue=score)
     made = matmul(
         low,
         softmax(low, scores, 4, scores_type),
@@ -161,7 +159,11 @@ def _rotary(low: Lowering, node: op.RotaryEmbedding, inputs: Inputs, types: Type
 
     def turned(index: Sequence[Any], x: View, cosines: View, sines: View) -> Any:
         *_, t, d = index
-        other = d + literal(1) - tirx.floormod(d, literal(2)) * literal(2) if node.interleaved else tirx.floormod(d + half, half + half)
+        other = (
+            d + literal(1) - tirx.floormod(d, literal(2)) * literal(2)
+            if node.interleaved
+            else tirx.floormod(d + half, half + half)
+        )
         straight = cast(x[index], wide) * cosines[(t, d)]
         return cast(straight + cast(x[[*index[:-1], other]], wide) * sines[(t, d)], dtype)
 

@@ -290,9 +290,7 @@ def known(dim: Dim) -> int:
 
 
 @rules(op.Conv1d, op.Conv2d, op.Conv3d)
-def _convolution(
-    low: Lowering, node: op.Convolution, inputs: Inputs, types: Types
-) -> Tensor:
+def _convolution(low: Lowering, node: op.Convolution, inputs: Inputs, types: Types) -> Tensor:
     x, weight, bias = inputs
     return convolve(
         low,
@@ -308,9 +306,7 @@ def _convolution(
 
 
 @rules(op.ConvTranspose1d, op.ConvTranspose2d, op.ConvTranspose3d)
-def _transposed(
-    low: Lowering, node: op.Transposed, inputs: Inputs, types: Types
-) -> Tensor:
+def _transposed(low: Lowering, node: op.Transposed, inputs: Inputs, types: Types) -> Tensor:
     x, weight, bias = inputs
     return transpose_convolve(
         low,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ....compiler.operators import creation as op
-from ....compiler.types import TensorType
 from ..index import literal
 from ..kernel import Kernel, Pattern
 from ..lower import Inputs, Lowering, Types, rules

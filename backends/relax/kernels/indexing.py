@@ -80,13 +80,13 @@ def _one_hot(low: Lowering, node: op.OneHot, inputs: Inputs, types: Types) -> Te
         "one_hot",
         list(inputs),
         types[0],
-        lambda index, x: tirx.Select(tirx.EQ(cast(x[index[:-1]], "int64"), index[-1]), const(1, dtype), const(0, dtype)),
+        lambda index, x: tirx.Select(
+            tirx.EQ(cast(x[index[:-1]], "int64"), index[-1]), const(1, dtype), const(0, dtype)
+        ),
     )
 
 
-def _moved(
-    low: Lowering, name: str, x: Tensor, types: Types, places: Callable[[Kernel, int, Any, Dim], Any]
-) -> Tensor:
+def _moved(low: Lowering, name: str, x: Tensor, types: Types, places: Callable[[Kernel, int, Any, Dim], Any]) -> Tensor:
     """A kernel that reads axis a at `places(kernel, a, index, size)`."""
 
     def body(kernel: Kernel, x: View) -> Any:

@@ -100,5 +100,3 @@ def concat(low: Lowering, tensors: Sequence[Tensor], dim: int, type: TensorType)
         return value
 
     return low.map("concat", list(tensors), type, element, order=order)
-
-

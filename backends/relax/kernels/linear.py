@@ -193,9 +193,7 @@ def _summed(low: Lowering, x: Tensor, letters: str, wanted: str) -> Tensor:
     return low.renamed(x, [letters.index(c) for c in wanted]) if letters != wanted else x
 
 
-def _contracted(
-    low: Lowering, a: Tensor, left: str, b: Tensor, right: str, later: set[str]
-) -> tuple[Tensor, str]:
+def _contracted(low: Lowering, a: Tensor, left: str, b: Tensor, right: str, later: set[str]) -> tuple[Tensor, str]:
     """The product of two terms as a matrix product: shared letters that go on are its batch, others are summed."""
     sizes = dict(zip(left, a.type.shape, strict=True)) | dict(zip(right, b.type.shape, strict=True))
     batch = "".join(c for c in left if c in right and c in later)
@@ -206,9 +204,7 @@ def _contracted(
     def shaped(x: Tensor, letters: str, *groups: str) -> Tensor:
         x = _summed(low, x, letters, "".join(groups))
         lead = [sizes[c] for c in groups[0]]
-        return low.reshape(
-            x, TensorType(x.type.dtype, (*lead, *(volume(sizes[c] for c in g) for g in groups[1:])))
-        )
+        return low.reshape(x, TensorType(x.type.dtype, (*lead, *(volume(sizes[c] for c in g) for g in groups[1:]))))
 
     x, y = shaped(a, left, batch, rows, inner), shaped(b, right, batch, inner, columns)
     type = TensorType(a.type.dtype, (*x.type.shape[:-1], y.type.shape[-1]))

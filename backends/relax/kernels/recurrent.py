@@ -87,9 +87,7 @@ def recur(
 class _Program:
     """The loops: over tasks of samples, time, blocks of hidden units, hidden inputs."""
 
-    def __init__(
-        self, hidden: int, gates: int, width: int, length: Dim, batch: Dim, reverse: bool, dtype: str
-    ) -> None:
+    def __init__(self, hidden: int, gates: int, width: int, length: Dim, batch: Dim, reverse: bool, dtype: str) -> None:
         self.hidden, self.gates, self.width = hidden, gates, width
         self.length, self.batch, self.reverse = length, batch, reverse
         self.dtype = dtype

@@ -105,7 +105,8 @@ def reduce(
     x = inputs[0]
     dtype = dtype or accumulator(DTYPES[x.type.dtype])
     kept = [a for a in x.order if a not in dims]
-    order = _result_order(kept, x.type.rank, dims, keepdim)
+    order = _renumbered(kept)
+    bare = TensorType(type.dtype, tuple(d for a, d in enumerate(x.type.shape) if a not in dims))
     gone = [a for a in x.order if a in dims]
     tail = next((a for a in reversed(x.order) if x.type.shape[a] != 1), None)
     channels = tail is not None and tail in kept
@@ -122,22 +123,19 @@ def reduce(
             total = _by_row(kernel, lead, [x.type.shape[a] for a in gone], value, monoid)
 
         def result(*index: Any) -> Any:
-            place = [index[a] for a in order if not keepdim or a not in dims]
-            found = total(*place)
+            found = total(*(index[a] for a in order))
             return cast(finish(kernel, found) if finish else found, DTYPES[type.dtype])
 
-        return kernel.stage(type.shape, result, order=order)
+        return kernel.stage(bare.shape, result, order=order)
 
     pattern = Pattern.FUSABLE if len(inputs) > 1 or finish else Pattern.REDUCTION
-    return low.kernel(name, inputs, [type], body, pattern=pattern, orders=[order])[0]
+    made = low.kernel(name, inputs, [bare], body, pattern=pattern, orders=[order])[0]
+    return low.reshape(made, type) if keepdim else made
 
 
-def _result_order(kept: Sequence[int], rank: int, dims: Sequence[int], keepdim: bool) -> Order:
-    """The order of the result: that of the axes that stay, reduced ones (of size 1) outermost."""
-    if keepdim:
-        return (*sorted(dims), *kept)
-    renumbered = {axis: i for i, axis in enumerate(a for a in range(rank) if a not in dims)}
-    return tuple(renumbered[a] for a in kept)
+def _renumbered(kept: Sequence[int]) -> Order:
+    """The order of the axes that stay, by their numbers among themselves."""
+    return tuple(sorted(kept).index(a) for a in kept)
 
 
 def _by_channel(
@@ -189,8 +187,8 @@ def arg_extreme(
 ) -> Tensor:
     """The index of the first largest (smallest) element along one axis, or of all elements in row-major order."""
     kept = [a for a in x.order if a not in dims]
-    order = _result_order(kept, x.type.rank, dims, keepdim)
-    dtype = DTYPES[x.type.dtype]
+    order = _renumbered(kept)
+    bare = TensorType(type.dtype, tuple(d for a, d in enumerate(x.type.shape) if a not in dims))
 
     def combine(a: Sequence[Any], b: Sequence[Any]) -> tuple[Any, Any]:
         better = a[1] > b[1] if largest else a[1] < b[1]
@@ -214,13 +212,12 @@ def arg_extreme(
         best, _ = kernel.stage(lead, found, f"{name}_all", attributes={ROWS: len(lead)})
 
         def result(*index: Any) -> Any:
-            place = [index[a] for a in order if not keepdim or a not in dims]
-            return best(*place) if lead else best(literal(0))
+            return best(*(index[a] for a in order)) if lead else best(literal(0))
 
-        return kernel.stage(type.shape, result, order=order)
+        return kernel.stage(bare.shape, result, order=order)
 
-    assert dtype
-    return low.kernel(name, [x], [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
+    made = low.kernel(name, [x], [bare], body, pattern=Pattern.FUSABLE, orders=[order])[0]
+    return low.reshape(made, type) if keepdim else made
 
 
 def _dims(node: op.Reduction, x: Tensor) -> tuple[int, ...]:
@@ -228,15 +225,11 @@ def _dims(node: op.Reduction, x: Tensor) -> tuple[int, ...]:
 
 
 @rules(op.Sum, op.Prod, op.Max, op.Min)
-def _reduction(
-    low: Lowering, node: op.Reduction, inputs: Inputs, types: Types
-) -> Tensor:
+def _reduction(low: Lowering, node: op.Reduction, inputs: Inputs, types: Types) -> Tensor:
     (x,) = inputs
     monoid = {"sum": SUM, "prod": PRODUCT, "max": MAX, "min": MIN}[node.name]
     dtype = accumulator(DTYPES[types[0].dtype])
-    return reduce(
-        low, node.name, [x], _dims(node, x), types[0], monoid, keepdim=node.keepdim, dtype=dtype
-    )
+    return reduce(low, node.name, [x], _dims(node, x), types[0], monoid, keepdim=node.keepdim, dtype=dtype)
 
 
 @rules(op.Mean)
@@ -260,9 +253,7 @@ def share_of(x: Tensor, dims: Sequence[int]) -> Callable[[Kernel, Any], Any]:
 def _arg(low: Lowering, node: op.Arg, inputs: Inputs, types: Types) -> Tensor:
     (x,) = inputs
     largest = isinstance(node, op.Argmax)
-    return arg_extreme(
-        low, node.name, x, (node.dim % x.type.rank,), types[0], largest=largest, keepdim=node.keepdim
-    )
+    return arg_extreme(low, node.name, x, (node.dim % x.type.rank,), types[0], largest=largest, keepdim=node.keepdim)
 
 
 @rules(op.Cumsum)
@@ -287,9 +278,7 @@ def _cumsum(low: Lowering, node: op.Cumsum, inputs: Inputs, types: Types) -> Ten
 
 
 @rules(op.Topk)
-def _topk(
-    low: Lowering, node: op.Topk, inputs: Inputs, types: Types
-) -> tuple[Tensor, ...]:
+def _topk(low: Lowering, node: op.Topk, inputs: Inputs, types: Types) -> tuple[Tensor, ...]:
     """A sorted list of the k best so far, into which each element is inserted: for the small k of routing and labels."""
     (x,) = inputs
     dim = node.dim % x.type.rank

@@ -76,7 +76,9 @@ def _taps(kernel: Kernel, node: op.Interpolate, dtype: str, i: Any, size: Dim, o
     if node.mode == "nearest":
         return [(clamped(cast(tirx.floor(step * scale), "int64")), c(1))]
     if node.align_corners:
-        corners = c((size - 1) / max(out - 1, 1)) if _known(size, out) else number(size - 1) / tirx.max(number(out - 1), c(1))
+        corners = (
+            c((size - 1) / max(out - 1, 1)) if _known(size, out) else number(size - 1) / tirx.max(number(out - 1), c(1))
+        )
         point = step * (c(0) if out == 1 else corners)
     else:
         point = (step + c(0.5)) * scale - c(0.5)

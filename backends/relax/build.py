@@ -1,0 +1,251 @@
+"""Graph → artifact: prepare, lower, optimise, generate code, link, measure, and write, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import tvm
+from tvm.runtime.vm import VirtualMachine
+
+from ...compiler import weights
+from ...compiler.diagnostic import Diagnostic, NetcError
+from ...compiler.graph import Graph
+from ...compiler.passes.bind import bind as bind_symbols
+from ...compiler.passes.eliminate_dead import eliminate_dead
+from ...compiler.passes.expand import expand
+from ...compiler.passes.fold_batch_norm import fold_batch_norm
+from ...compiler.passes.strip_phase import strip_phase
+from ...compiler.target import Target
+from ...compiler.types import TensorType, symbols
+from . import kernels as kernels
+from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact
+from .link import link, linker, write_objects
+from .lower import Lowered, lower, rules
+from .machine import Machine, host, machine
+from .optimise import generate, optimise
+from .schedule import Report
+
+Reference = Callable[[list[Array]], Sequence[Array]]
+"""What the model means: outputs in order for inputs in order."""
+
+PROBE = {"N": 2, "B": 2, "H": 64, "W": 64}
+"""Sizes that symbolic dimensions take when a model is measured; `PROBE_SIZE` for other names."""
+PROBE_SIZE = 16
+
+TOLERANCE = 1e-3
+"""Largest difference to the reference, relative to its largest element, before a model counts as miscompiled."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model compiled in memory."""
+
+    lowered: Lowered
+    executable: Any
+    constants: Mapping[str, Array]
+    report: Report
+    machine: Machine
+
+
+def compile(
+    graph: Graph,
+    target: Target,
+    folder: Path,
+    *,
+    seed: int = 0,
+    bind: Mapping[str, int] | None = None,
+    reference: Reference | None = None,
+    tolerance: float = TOLERANCE,
+    spec_hash: str = "",
+) -> Artifact | None:
+    """Compile a model for inference into an artifact folder, and open it; None where it does not run on this machine.
+
+    Symbols stay symbolic, except those that `bind` gives numbers. Parameters without data are initialised from `seed`.
+    With a `reference`, both are run on random inputs and the largest difference is written into the manifest. The same
+    graph, target and seed give the same bytes.
+
+    Raises:
+        NetcError: where the target cannot be built for, the graph holds an operator without a rule, a symbol cannot
+            be read from the inputs, the folder cannot be written or holds something else, or the difference to the
+            reference is above `tolerance`, relative to the largest element (`miscompiled`).
+    """
+    processor = machine(target)
+    prepared = prepare(graph, bind or {})
+    built = build(prepared, processor, seed)
+    with written_whole(folder) as partial:
+        manifest = {
+            "format": FORMAT,
+            "netc": version("netc"),
+            "tvm": version("apache-tvm"),
+            "llvm": int(tvm.get_global_func("target.llvm_version_major")()),
+            "model": graph.name,
+            "spec": spec_hash,
+            "target": target.data(),
+            "processor": {
+                "triple": str(processor.target.attrs["mtriple"]),
+                "cpu": str(processor.target.attrs["mcpu"]),
+                "lanes": processor.lanes,
+                "cache": processor.cache,
+                "threads": processor.threads,
+            },
+            "bind": dict(bind or {}),
+            "seed": seed,
+            "inputs": _signatures(built.lowered.inputs),
+            "outputs": _signatures(built.lowered.outputs),
+            "requirements": [[_size(d) for d in pair] for pair in built.lowered.requirements],
+            "constants": list(built.constants),
+            "kernels": _kernels(built.report),
+            "difference": None,
+            "files": _write(built, partial),
+        }
+        _write_manifest(partial, manifest)
+        if reference is not None and processor.native:
+            difference = _measure(Artifact.load(partial), reference, prepared)
+            manifest["difference"] = difference
+            _write_manifest(partial, manifest)
+            if not difference["relative"] <= tolerance:
+                raise NetcError([_miscompiled(graph, difference, tolerance)])
+    return Artifact.load(folder) if processor.native else None
+
+
+def prepare(graph: Graph, bind: Mapping[str, int]) -> Graph:
+    """The graph of inference, in operators that have a rule.
+
+    Raises:
+        NetcError: where a bound symbol does not exist or fit, or an operator has no rule.
+    """
+    graph = fold_batch_norm(strip_phase(bind_symbols(graph, bind), "infer"))
+    graph = eliminate_dead(expand(graph, rules.direct))
+    rules.check(graph)
+    return graph
+
+
+def build(graph: Graph, processor: Machine, seed: int = 0) -> Built:
+    """Compile a prepared graph in memory, and work out its constants on this machine."""
+    lowered = lower(graph, processor)
+    constants = _constants(lowered, graph, seed, processor if processor.native else host())
+    module, report = optimise(lowered.main, processor)
+    return Built(lowered, generate(module, processor), constants, report, processor)
+
+
+def _constants(lowered: Lowered, graph: Graph, seed: int, here: Machine) -> dict[str, Array]:
+    """Run `prepare`: what depends on parameters alone."""
+    if not lowered.constants:
+        return {}
+    module, _ = optimise(lowered.prepare, here)
+    run = VirtualMachine(generate(module, here), tvm.cpu())["prepare"]
+    given: list[Any] = []
+    for name in lowered.arrays:
+        array = lowered.data[name] if name in lowered.data else weights.value(graph.parameters[name], seed)
+        given.append(tvm.runtime.tensor(np.ascontiguousarray(array).reshape(array.shape or (1,))))
+    results = run(*given)
+    return {name: result.numpy() for name, result in zip(lowered.constants, results, strict=True)}
+
+
+def _write(built: Built, folder: Path) -> dict[str, Any]:
+    """Write library and constants; the names of the files by what they are."""
+    safetensors.numpy.save_file(dict(built.constants), folder / CONSTANTS)
+    objects = write_objects(built.executable, folder)
+    if not built.machine.native and linker(built.machine) is None:
+        return {"objects": [o.name for o in objects], "constants": CONSTANTS}
+    link(objects, folder / LIBRARY, built.machine)
+    for file in objects:
+        file.unlink()
+    return {"library": LIBRARY, "constants": CONSTANTS}
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _signatures(types: Mapping[str, TensorType]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "dtype": type.dtype.value, "shape": [_size(d) for d in type.shape]}
+        for name, type in types.items()
+    ]
+
+
+def _size(dim: Any) -> int | str:
+    return dim if isinstance(dim, int) else str(dim)
+
+
+def _kernels(report: Report) -> list[dict[str, str]]:
+    return [
+        {"name": name, "schedule": rule} | ({"instead_of": report.failures[name]} if name in report.failures else {})
+        for name, rule in sorted(report.rules.items())
+    ]
+
+
+def _measure(artifact: Artifact, reference: Reference, graph: Graph) -> dict[str, float]:
+    """Run both on random inputs: the largest difference, and its size relative to the largest element."""
+    inputs = probe({name: node.types[0] for name, node in graph.inputs.items()})
+    found, wanted = artifact.run(inputs), reference(inputs)
+    absolute, relative = 0.0, 0.0
+    for a, b in zip(found, wanted, strict=True):
+        b = np.asarray(b, np.float64)
+        difference = float(np.abs(a.astype(np.float64) - b).max(initial=0.0))
+        absolute = max(absolute, difference)
+        relative = max(relative, difference / max(float(np.abs(b).max(initial=0.0)), 1e-30) if difference else 0.0)
+    return {"absolute": absolute, "relative": relative}
+
+
+def probe(types: Mapping[str, TensorType], seed: int = 0) -> list[Array]:
+    """Random inputs: normal floats, and integers 0 and 1, which every vocabulary has."""
+    generator = np.random.default_rng(seed)
+    sizes = {s: PROBE.get(s, PROBE_SIZE) for t in types.values() for d in t.shape for s in symbols(d)}
+    arrays: list[Array] = []
+    for type in types.values():
+        shape = tuple(int(str(d)) for d in type.substitute(sizes).shape)
+        if type.dtype.is_float:
+            arrays.append(generator.standard_normal(shape).astype(type.dtype.as_numpy))
+        else:
+            arrays.append(generator.integers(0, 2, shape).astype(type.dtype.as_numpy))
+    return arrays
+
+
+def _miscompiled(graph: Graph, difference: Mapping[str, float], tolerance: float) -> Diagnostic:
+    return Diagnostic(
+        "miscompiled",
+        f"the compiled {graph.name} differs from its meaning by {difference['relative']:.1e} of the largest element, "
+        f"more than {tolerance:.0e}",
+        notes=(f"the largest difference is {difference['absolute']:.1e}",),
+    )
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` to write to, which takes its place when the block ends, and goes when it fails.
+
+    Raises:
+        NetcError: where `folder` holds something that is no artifact (`not-an-artifact`), or cannot be written to
+            (`cannot-write`).
+    """
+    if folder.exists() and not (folder / MANIFEST).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        message = f"{folder} exists and holds no artifact; it is left as it is"
+        raise NetcError([Diagnostic("not-an-artifact", message, fix="another folder, or an empty one")])
+    mark = secrets.token_hex(4)
+    partial = folder.with_name(f".{folder.name}.{mark}.partial")
+    old = folder.with_name(f".{folder.name}.{mark}.old")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        yield partial
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise NetcError([Diagnostic("cannot-write", f"{folder} cannot be written: {reason}")]) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
