@@ -32,6 +32,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch.nn import functional
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -244,6 +245,39 @@ def test_augmentation_moves_and_mirrors() -> None:
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(result, x, strict=True))
 
 
+@pytest.fixture
+def batches() -> Iterator[list[torch.Tensor]]:
+    """What the trained module is given in the training phase."""
+    found: list[torch.Tensor] = []
+
+    def note(layer: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        if type(layer).__name__ == "Net" and layer.training:
+            found.append(given[0].clone())
+
+    handle = register_module_forward_pre_hook(note)
+    yield found
+    handle.remove()
+
+
+def test_every_epoch_takes_the_examples_in_another_order(
+    run: Callable[..., Result], batches: list[torch.Tensor]
+) -> None:
+    run(PLAIN, batch=100)
+    every = {row.numpy().tobytes() for row in standard_digits()[0]}
+    taken = [row.numpy().round(5).tobytes() for batch in batches for row in batch]
+    first, second = taken[:1400], taken[1400:]
+    assert len(set(first)) == len(set(second)) == 1400 < len(every)
+    assert first != second
+    assert set(first) != set(second), "the same partial batch is dropped in every epoch"
+
+
+def test_every_step_is_augmented_anew(run: Callable[..., Result], batches: list[torch.Tensor], tmp_path: Path) -> None:
+    x = numpy.tile(numpy.arange(64.0).reshape(1, 8, 8), (50, 1, 1))
+    numpy.savez(tmp_path / "same.npz", x=x, y=numpy.arange(50) % 10)
+    run(data=str(tmp_path / "same.npz"), batch=40, shift=2, epochs=4)
+    assert len({batch.numpy().tobytes() for batch in batches}) == 4
+
+
 def test_progress_is_shown_on_a_console(tmp_path: Path, graph: Callable[[str], Graph]) -> None:
     console = Console(record=True, file=io.StringIO(), width=60)
     train(graph(PLAIN), parse_options({"data": "digits", "output": tmp_path / "run", "epochs": 2}), console)
@@ -316,6 +350,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
 KILLED = """
 import os, signal, sys
 import netc
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from netc.backends.training import parse_options, train
 
@@ -421,9 +456,10 @@ train(netc.load(spec).model("net").graph, parse_options(json.loads(options)))
 
 def test_two_processes_train_as_one(tmp_path: Path, run: Callable[..., Result]) -> None:
     """Each takes half of every batch, so without dropout and batch norm the sums are the same but for rounding."""
-    one = run(PLAIN, folder="one", epochs=2, batch=64)
+    shared = {"data": "digits", "epochs": 2, "batch": 64, "optimizer": "sgd", "learning_rate": 0.1}
+    one = run(PLAIN, folder="one", **shared)
     (tmp_path / "main.py").write_text(PROCESSES)
-    options = {"data": "digits", "output": str(tmp_path / "two"), "epochs": 2, "batch": 64}
+    options = {**shared, "output": str(tmp_path / "two")}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, str(tmp_path / "main.py"), str(tmp_path / "spec.net"), json.dumps(options)]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
