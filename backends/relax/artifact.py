@@ -105,14 +105,15 @@ class Artifact:
         import tvm.runtime
         from tvm.runtime.vm import VirtualMachine
 
+        device: Any = tvm.cpu()
         try:
-            library = tvm.runtime.load_module(str(folder / manifest["files"]["library"]))
+            library: Any = tvm.runtime.load_module(str(folder / manifest["files"]["library"]))
         except (RuntimeError, OSError) as error:
             message = f"the library of {folder} cannot be loaded: {str(error).splitlines()[-1]}"
             raise NetcError([Diagnostic("foreign-artifact", message)]) from error
         stored = safetensors.numpy.load_file(folder / manifest["files"]["constants"])
         constants = [tvm.runtime.tensor(stored[name]) for name in manifest["constants"]]
-        return cls(folder, manifest, VirtualMachine(library, tvm.cpu())["main"], constants)
+        return cls(folder, manifest, VirtualMachine(library, device)["main"], constants)
 
     def __call__(self, *arrays: Array, **named: Array) -> dict[str, Array]:
         """Run on one array for each input, given in order or by name; the outputs by name.
@@ -276,7 +277,7 @@ def _problem(code: str, message: str, artifact: Artifact) -> Diagnostic:
 
 
 def _foreign(folder: Path, manifest: Mapping[str, Any], why: str) -> Diagnostic:
-    return Diagnostic(
-        "foreign-artifact",
-        f"{folder} was compiled for {manifest['processor']['cpu']} ({manifest['processor']['triple']}) and does not run here: {why}",
-    )
+    processor = manifest["processor"]
+    made_for = f"{processor['cpu']} ({processor['triple']})"
+    message = f"{folder} was compiled for {made_for} and does not run here: {why}"
+    return Diagnostic("foreign-artifact", message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-import tvm
 from tvm.runtime.vm import VirtualMachine
 
 from ...compiler import weights
@@ -34,6 +33,7 @@ from .lower import Lowered, lower, rules
 from .machine import Machine, host, machine
 from .optimise import generate, optimise
 from .schedule import Report
+from .untyped import tvm
 
 Reference = Callable[[list[Array]], Sequence[Array]]
 """What the model means: outputs in order for inputs in order."""
@@ -223,7 +223,7 @@ def _miscompiled(graph: Graph, difference: Mapping[str, float], tolerance: float
 
 
 @contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
+def written_whole(folder: Path) -> Generator[Path]:
     """An empty folder beside `folder` to write to, which takes its place when the block ends, and goes when it fails.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import tirx
+from .untyped import tirx
 
 
 def literal(value: int) -> Any:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from tvm import te, tirx
-
 from ...compiler.types import Dim, Expression, divide
 from .index import literal
 from .machine import Machine
 from .tensor import DTYPES, Order, Tensor, index_expression, logical, plain
+from .untyped import te, tirx
 
 
 class Pattern(IntEnum):
@@ -102,11 +101,10 @@ class Kernel:
         Attributes become block annotations, which the schedule rules read.
         """
         order = plain(len(shape)) if order is None else order
-        extents = [self._extent(shape[a]) for a in order]
+        # A block needs a loop: storage of rank 0 is one element.
+        extents = [self._extent(shape[a]) for a in order] or [literal(1)]
 
         def body(*stored: Any) -> Any:
-            return function(*logical(order, stored))
+            return function(*logical(order, stored[: len(order)]))
 
-        if not order:
-            extents, body = [literal(1)], lambda _: function()  # a block needs a loop; storage of rank 0 is one element
         return te.compute(extents, body, name=name or self.name, attrs=dict(attributes or {}))

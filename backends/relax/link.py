@@ -1,4 +1,4 @@
-"""From LLVM's objects to what is shipped: a shared library where a linker for the target is at hand, else the objects."""
+"""From LLVM's objects to what is shipped: a shared library where there is a linker for the target, else the objects."""
 
 from __future__ import annotations
 

@@ -16,10 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from tvm import relax, te, tirx
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder import tirx as T
-
 from ...compiler.diagnostic import Diagnostic, Label, NetcError
 from ...compiler.graph import Graph, Input, ParameterRef, Ref
 from ...compiler.types import Dim, DType, Expression, TensorType, known_less, symbols
@@ -29,6 +25,9 @@ from .kernel import Kernel, Pattern, View
 from .machine import Machine
 from .stage import Stage
 from .tensor import DTYPES, Number, Order, Place, Tensor, index_expression, moved, plain, regroup, split_place
+from .untyped import build as T
+from .untyped import builder as IRBuilder
+from .untyped import relax, te, tirx
 
 Inputs = Sequence[Any]
 """A node's inputs: a `Tensor` each, None where an optional operand is absent."""
@@ -55,7 +54,7 @@ class Lowering:
     main: Stage = field(default_factory=lambda: Stage("main"))
     prepare: Stage = field(default_factory=lambda: Stage("prepare"))
     exports: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Variables of `prepare` that `main` reads, in the order of main's extra parameters, each named after its reader."""
+    """Variables of `prepare` that `main` reads, named after the first reader, in the order of main's parameters."""
     data: dict[str, Any] = field(default_factory=dict[str, Any])
     """Arrays that are part of the graph itself (`constant` nodes), by the name of their parameter of `prepare`."""
 

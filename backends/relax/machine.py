@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tvm
-import tvm.target
-
 from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.target import CUDA, LLVM, Target
+from .untyped import tvm
 
 DEFAULT_CACHE = 1 << 19
 """Bytes of second-level cache assumed where neither the target nor the system says."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import tvm
-from tvm import relax, tirx
-
 from .machine import Machine
 from .schedule import Report, schedule
+from .untyped import relax, tirx, tvm
 
 RT: Any = relax.transform
 

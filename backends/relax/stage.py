@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import relax, tirx
-
 from ...compiler.types import DType, Shape
 from .tensor import DTYPES, index_expression
+from .untyped import relax, tirx
 
 
 class Stage:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from tvm import tirx
-
 from ...compiler.types import Dim, DType, Expression, Quotient, Shape, TensorType, divide
 from .index import flatten, literal
+from .untyped import tirx
 
 DTYPES: dict[DType, str] = {
     DType.F64: "float64",

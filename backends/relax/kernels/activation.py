@@ -6,13 +6,12 @@ from collections.abc import Callable
 from math import pi, sqrt
 from typing import Any
 
-from tvm import tirx
-
 from ....compiler.operators import activation as op
 from ....compiler.operators.operator import Operator
 from ....compiler.types import TensorType
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import Tensor
+from ..untyped import tirx
 from .normalization import softmax
 from .numeric import const, dtype_of, erf, exp, let, log, sigmoid, tanh, wide, zero
 

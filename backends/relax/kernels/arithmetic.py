@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm import tirx
-
 from ....compiler.operators import arithmetic as op
 from ....compiler.operators.operator import Operator
 from ....compiler.types import DType, promote
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor
+from ..untyped import tirx
 from .numeric import cast, const, dtype_of, erf, exp, is_float, log, wide, zero
 
 Function = Callable[..., Any]

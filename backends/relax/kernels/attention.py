@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import tirx
-
 from ....compiler.operators import attention as op
 from ....compiler.types import Dim, DType, TensorType
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor
+from ..untyped import tirx
 from .linear import matmul
 from .normalization import softmax
 from .numeric import cast, const, dtype_of
@@ -123,7 +122,8 @@ def _attention(low: Lowering, node: op.ScaledDotProductAttention, inputs: Inputs
     depth = inputs[0].type.shape[3]
     assert isinstance(depth, int)
     scale = depth**-0.5 if node.scale is None else node.scale
-    return attention(low, *inputs, types[0], causal=node.is_causal, scale=scale)
+    query, key, value, mask = inputs
+    return attention(low, query, key, value, mask, types[0], causal=node.is_causal, scale=scale)
 
 
 @rules(op.RotaryEmbedding)
@@ -159,11 +159,8 @@ def _rotary(low: Lowering, node: op.RotaryEmbedding, inputs: Inputs, types: Type
 
     def turned(index: Sequence[Any], x: View, cosines: View, sines: View) -> Any:
         *_, t, d = index
-        other = (
-            d + literal(1) - tirx.floormod(d, literal(2)) * literal(2)
-            if node.interleaved
-            else tirx.floormod(d + half, half + half)
-        )
+        beside = d + literal(1) - tirx.floormod(d, literal(2)) * literal(2)
+        other = beside if node.interleaved else tirx.floormod(d + half, half + half)
         straight = cast(x[index], wide) * cosines[(t, d)]
         return cast(straight + cast(x[[*index[:-1], other]], wide) * sines[(t, d)], dtype)
 

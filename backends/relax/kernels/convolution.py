@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from tvm import te, tirx
-
 from ....compiler.operators import convolution as op
 from ....compiler.types import Dim, TensorType
 from ..index import literal
@@ -15,6 +13,7 @@ from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
 from ..tensor import DTYPES, Tensor, channels_last
+from ..untyped import te, tirx
 from .numeric import accumulator, cast, zero
 from .tiling import channel_width, padded, symbolic_height, tiling
 
@@ -64,13 +63,10 @@ def transpose_convolve(
     (s + padding) mod stride + j · stride, and i = ⌊(s + padding) / stride⌋ - j. A dilated kernel is spread out first.
     """
     spread, taps = _spread(low, weight, groups, stride, dilation)
-    sizes = [(k - 1) * d + 1 for k, d in zip(map(known, weight.type.shape[2:]), dilation, strict=True)]
     around: list[tuple[int, int]] = []
-    for j, size, st, (before, _), n, out in zip(
-        taps, sizes, stride, padding, x.type.shape[2:], type.shape[2:], strict=True
-    ):
+    for j, st, (before, _), n, out in zip(taps, stride, padding, x.type.shape[2:], type.shape[2:], strict=True):
         beyond = (out - 1 + before) // st - (n - 1)
-        assert isinstance(beyond, int) and size
+        assert isinstance(beyond, int)
         around.append((max(0, j - 1 - before // st), max(0, beyond)))
 
     def places(space: Sequence[Any], steps: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:

@@ -9,7 +9,7 @@ from ..index import literal
 from ..kernel import Kernel, Pattern
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor
-from .numeric import cast, const
+from .numeric import cast
 
 
 @rules(op.Constant)
@@ -24,9 +24,8 @@ def _constant(low: Lowering, node: op.Constant, inputs: Inputs, types: Types) ->
 @rules(op.Full)
 def _full(low: Lowering, node: op.Full, inputs: Inputs, types: Types) -> Tensor:
     (type,) = types
-    if not type.shape:
-        return low.number(node.value, type.dtype)
-    return low.map("full", [], type, lambda _: const(node.value, DTYPES[type.dtype]))
+    number = low.number(node.value, type.dtype)
+    return low.map("full", [number], type, lambda _, value: value[()]) if type.shape else number
 
 
 @rules(op.Arange)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import tirx
-from tvm.script.ir_builder import tirx as T
-
 from ....compiler.operators import indexing as op
 from ....compiler.types import Dim
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor
+from ..untyped import build as T
+from ..untyped import tirx
 from .linear import within
 from .numeric import cast, const
 from .program import lines

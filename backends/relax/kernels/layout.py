@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import tirx
-
 from ....compiler.operators import layout as op
 from ....compiler.types import Dim, TensorType
 from ..index import literal
 from ..kernel import View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import Tensor
+from ..untyped import tirx
 
 
 @rules(op.Reshape)

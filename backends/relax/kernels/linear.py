@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import te, tirx
-
 from ....compiler.operators import linear as op
 from ....compiler.types import Dim, TensorType, volume
 from ..index import flatten, literal, unflatten
@@ -14,6 +12,7 @@ from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
 from ..tensor import DTYPES, Order, Tensor, logical, plain
+from ..untyped import te, tirx
 from .numeric import accumulator, cast, zero
 from .reduction import SUM, reduce
 from .tiling import padded, symbolic_width, tiling
@@ -140,7 +139,8 @@ def pack(low: Lowering, b: Tensor, width: int) -> Tensor:
 
 @rules(op.Linear)
 def _linear(low: Lowering, node: op.Linear, inputs: Inputs, types: Types) -> Tensor:
-    return linear(low, *inputs, types[0])
+    x, weight, bias = inputs
+    return linear(low, x, weight, bias, types[0])
 
 
 @rules(op.Matmul)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import tirx
-
 from ....compiler.operators import normalization as op
 from ....compiler.types import Dim, DType, TensorType, volume
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor, logical
+from ..untyped import tirx
 from .numeric import accumulator, cast, const, exp, log
 from .reduction import MAX, SUM, reduce, row
 
@@ -228,24 +227,29 @@ def batch_norm(
 
 @rules(op.BatchNorm)
 def _batch_norm(low: Lowering, node: op.BatchNorm, inputs: Inputs, types: Types) -> Tensor:
-    return batch_norm(low, *inputs, types[0], eps=node.eps)
+    x, weight, bias, mean, variance = inputs
+    return batch_norm(low, x, weight, bias, mean, variance, types[0], eps=node.eps)
 
 
 @rules(op.LayerNorm)
 def _layer_norm(low: Lowering, node: op.LayerNorm, inputs: Inputs, types: Types) -> Tensor:
-    return layer_norm(low, *inputs, types[0], eps=node.eps, rank=node.rank)
+    x, weight, bias = inputs
+    return layer_norm(low, x, weight, bias, types[0], eps=node.eps, rank=node.rank)
 
 
 @rules(op.RmsNorm)
 def _rms_norm(low: Lowering, node: op.RmsNorm, inputs: Inputs, types: Types) -> Tensor:
-    return layer_norm(low, *inputs, None, types[0], eps=node.eps, centred=False)
+    x, weight = inputs
+    return layer_norm(low, x, weight, None, types[0], eps=node.eps, centred=False)
 
 
 @rules(op.GroupNorm)
 def _group_norm(low: Lowering, node: op.GroupNorm, inputs: Inputs, types: Types) -> Tensor:
-    return group_norm(low, *inputs, types[0], groups=node.num_groups, eps=node.eps)
+    x, weight, bias = inputs
+    return group_norm(low, x, weight, bias, types[0], groups=node.num_groups, eps=node.eps)
 
 
 @rules(op.InstanceNorm)
 def _instance_norm(low: Lowering, node: op.InstanceNorm, inputs: Inputs, types: Types) -> Tensor:
-    return group_norm(low, *inputs, types[0], groups=types[0].shape[1], eps=node.eps)
+    x, weight, bias = inputs
+    return group_norm(low, x, weight, bias, types[0], groups=types[0].shape[1], eps=node.eps)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import tirx
+from ..untyped import tirx
 
 HALF = ("float16", "bfloat16")
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from tvm import tirx
-
 from ....compiler.operators import pooling as op
 from ....compiler.types import Dim, TensorType
 from ..index import literal
@@ -15,6 +13,7 @@ from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
 from ..tensor import DTYPES, Tensor, channels_last
+from ..untyped import tirx
 from .convolution import Pairs, channels_mode, padding_stage, pads, rows_for, window
 from .numeric import accumulator, cast, const
 from .reduction import MAX, SUM, Monoid
@@ -221,7 +220,7 @@ def _longest(size: Dim, out: Dim) -> Any:
 def _max_pool(low: Lowering, node: op.MaxPooling, inputs: Inputs, types: Types) -> Tensor:
     return max_pool(
         low,
-        *inputs,
+        inputs[0],
         types[0],
         kernel_size=node.kernel_size,
         stride=node.stride,
@@ -234,7 +233,7 @@ def _max_pool(low: Lowering, node: op.MaxPooling, inputs: Inputs, types: Types) 
 def _avg_pool(low: Lowering, node: op.AvgPooling, inputs: Inputs, types: Types) -> Tensor:
     return avg_pool(
         low,
-        *inputs,
+        inputs[0],
         types[0],
         kernel_size=node.kernel_size,
         stride=node.stride,
@@ -245,9 +244,9 @@ def _avg_pool(low: Lowering, node: op.AvgPooling, inputs: Inputs, types: Types) 
 
 @rules(op.AdaptiveAvgPool1d, op.AdaptiveAvgPool2d, op.AdaptiveAvgPool3d)
 def _adaptive_avg_pool(low: Lowering, node: op.AdaptivePooling, inputs: Inputs, types: Types) -> Tensor:
-    return adaptive_pool(low, *inputs, types[0], SUM)
+    return adaptive_pool(low, inputs[0], types[0], SUM)
 
 
 @rules(op.AdaptiveMaxPool2d)
 def _adaptive_max_pool(low: Lowering, node: op.AdaptivePooling, inputs: Inputs, types: Types) -> Tensor:
-    return adaptive_pool(low, *inputs, types[0], MAX)
+    return adaptive_pool(low, inputs[0], types[0], MAX)

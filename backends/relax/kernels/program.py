@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm.script.ir_builder import tirx as T
-
 from ....compiler.types import Dim
 from ..index import literal, unflatten
 from ..kernel import Kernel
+from ..untyped import build as T
 
 
 def lines(kernel: Kernel, shape: Sequence[Dim], write: Callable[[list[Any]], None]) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import tirx
-from tvm.script.ir_builder import tirx as T
-
 from ....compiler.operators import recurrent as op
 from ....compiler.types import Dim, TensorType
 from ..index import literal
 from ..kernel import Kernel, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor
+from ..untyped import build as T
+from ..untyped import tirx
 from .layout import concat
 from .linear import linear
 from .numeric import const, sigmoid, tanh, zero
@@ -35,8 +34,9 @@ def recur(
 ) -> tuple[Tensor, ...]:
     """One direction of one layer: `x` [N, T, in] to [N, T, hidden] and the last states [N, hidden].
 
-    With two `states` (h, c) an LSTM with gates i, f, g, o; with one a GRU with r, z, n (PyTorch's order). `hidden_weight`
-    is [gates · hidden, hidden]. Weights are laid out by blocks of hidden units, so that a block finds all its gates.
+    With two `states` (h, c) an LSTM with gates i, f, g, o; with one a GRU with r, z, n (PyTorch's order).
+    `hidden_weight` is [gates · hidden, hidden]. Weights are laid out by blocks of hidden units, so that a block finds
+    all its gates.
     """
     gates = 4 if len(states) == 2 else 3
     width = low.machine.lanes

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from tvm import te, tirx
-from tvm.script.ir_builder import tirx as T
-
 from ....compiler.operators import reduction as op
 from ....compiler.types import Dim, TensorType, volume
 from ..index import flatten, literal
@@ -19,6 +16,8 @@ from ..machine import Machine
 from ..schedule.rows import KEY as ROWS
 from ..schedule.tile import KEY as TILE
 from ..tensor import DTYPES, Order, Tensor, logical
+from ..untyped import build as T
+from ..untyped import te, tirx
 from .numeric import accumulator, cast, const, dtype_of
 from .program import lines
 from .tiling import channel_width
@@ -279,7 +278,7 @@ def _cumsum(low: Lowering, node: op.Cumsum, inputs: Inputs, types: Types) -> Ten
 
 @rules(op.Topk)
 def _topk(low: Lowering, node: op.Topk, inputs: Inputs, types: Types) -> tuple[Tensor, ...]:
-    """A sorted list of the k best so far, into which each element is inserted: for the small k of routing and labels."""
+    """A sorted list of the k best so far, into which each element is inserted: made for the small k of routing."""
     (x,) = inputs
     dim = node.dim % x.type.rank
     better = tirx.GT if node.largest else tirx.LT
@@ -293,19 +292,19 @@ def _topk(low: Lowering, node: op.Topk, inputs: Inputs, types: Types) -> tuple[T
             with T.serial(literal(0), kernel.dim(x.type.shape[dim])) as i:
                 given = sources[0][tuple(at(i))]
                 last = literal(node.k - 1)
-                with T.If(tirx.Or(i < literal(node.k), better(given, values[tuple(at(last))]))), T.Then():
-                    with T.serial(literal(0), literal(node.k)) as step:
-                        slot = last - step
-                        before = tirx.max(slot - literal(1), literal(0))
-                        here = tirx.Or(i <= slot, better(given, values[tuple(at(slot))]))
-                        beyond = tirx.Or(i <= before, better(given, values[tuple(at(before))]))
-                        with T.If(tirx.And(slot > literal(0), beyond)):
-                            with T.Then():
-                                T.buffer_store(indices, indices[tuple(at(before))], at(slot))
-                                T.buffer_store(values, values[tuple(at(before))], at(slot))
-                            with T.Else(), T.If(here), T.Then():
-                                T.buffer_store(indices, i, at(slot))
-                                T.buffer_store(values, given, at(slot))
+                enters = tirx.Or(i < literal(node.k), better(given, values[tuple(at(last))]))
+                with T.If(enters), T.Then(), T.serial(literal(0), literal(node.k)) as step:
+                    slot = last - step
+                    before = tirx.max(slot - literal(1), literal(0))
+                    here = tirx.Or(i <= slot, better(given, values[tuple(at(slot))]))
+                    beyond = tirx.Or(i <= before, better(given, values[tuple(at(before))]))
+                    with T.If(tirx.And(slot > literal(0), beyond)):
+                        with T.Then():
+                            T.buffer_store(indices, indices[tuple(at(before))], at(slot))
+                            T.buffer_store(values, values[tuple(at(before))], at(slot))
+                        with T.Else(), T.If(here), T.Then():
+                            T.buffer_store(indices, i, at(slot))
+                            T.buffer_store(values, given, at(slot))
 
         lines(kernel, [d for a, d in enumerate(x.type.shape) if a != dim], line)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import tirx
-
 from ....compiler.operators import resampling as op
 from ....compiler.types import Dim
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor, channels_last
+from ..untyped import tirx
 from .numeric import cast, const
 
 Taps = list[tuple[Any, Any]]
@@ -66,20 +65,22 @@ def _taps(kernel: Kernel, node: op.Interpolate, dtype: str, i: Any, size: Dim, o
     def number(dim: Dim) -> Any:
         return c(float(dim)) if isinstance(dim, int) else cast(kernel.dim(dim), dtype)
 
+    def quotient(a: Dim, b: Dim) -> Any:
+        if isinstance(a, int) and isinstance(b, int):
+            return c(a / b)
+        return number(a) / tirx.max(number(b), c(1))
+
     def clamped(position: Any) -> Any:
         return tirx.max(tirx.min(position, last), literal(0))
 
     if size == out and factor in (None, 1):
         return [(i, c(1))]
-    scale = c(1 / factor) if factor is not None else c(size / out) if _known(size, out) else number(size) / number(out)
+    scale = c(1 / factor) if factor is not None else quotient(size, out)
     step = cast(i, dtype)
     if node.mode == "nearest":
         return [(clamped(cast(tirx.floor(step * scale), "int64")), c(1))]
     if node.align_corners:
-        corners = (
-            c((size - 1) / max(out - 1, 1)) if _known(size, out) else number(size - 1) / tirx.max(number(out - 1), c(1))
-        )
-        point = step * (c(0) if out == 1 else corners)
+        point = step * (c(0) if out == 1 else quotient(size - 1, out - 1))
     else:
         point = (step + c(0.5)) * scale - c(0.5)
     if node.mode != "bicubic":
@@ -90,10 +91,6 @@ def _taps(kernel: Kernel, node: op.Interpolate, dtype: str, i: Any, size: Dim, o
     if node.mode == "bicubic":
         return [(clamped(base + literal(o)), w) for o, w in zip((-1, 0, 1, 2), cubic(past, dtype), strict=True)]
     return [(clamped(base), c(1) - past), (clamped(base + literal(1)), past)]
-
-
-def _known(*dims: Dim) -> bool:
-    return all(isinstance(d, int) for d in dims)
 
 
 def cubic(past: Any, dtype: str) -> list[Any]:

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvm import s_tir, tirx
 from tvm.s_tir import ScheduleError
 
 from ..machine import Machine
+from ..untyped import s_tir, tirx
 from .block import blocks, reduces
 from .generic import generic
 from .injective import injective

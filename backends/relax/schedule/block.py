@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import tirx
+from ..untyped import tirx
 
 REDUCTION = 2
 """`IterVar.kCommReduce`."""
