@@ -306,6 +306,17 @@ class Lowering:
             self.fill(tensor).seen(type, order, place) if tensor.number is not None else tensor.seen(type, order, place)
         )
 
+    def known(self, dim: Dim, what: str) -> int:
+        """A dimension that code is made for.
+
+        Raises:
+            NetcError: where it is symbolic.
+        """
+        if not isinstance(dim, int):
+            message = f"TVM code for %{self.path} needs {what} as a number, not {dim}"
+            raise NetcError([Diagnostic("symbolic-dimension", message, fix=f"--bind {min(symbols(dim))}=…")])
+        return dim
+
     def require(self, least: Dim, most: Dim) -> None:
         """Have `least <= most` checked when the model runs."""
         if known_less(most, least) is not False and (least, most) not in self.requirements:

@@ -119,9 +119,7 @@ def _additive(low: Lowering, mask: Tensor, span: Dim, total: Dim, dtype: DType) 
 
 @rules(op.ScaledDotProductAttention)
 def _attention(low: Lowering, node: op.ScaledDotProductAttention, inputs: Inputs, types: Types) -> Tensor:
-    depth = inputs[0].type.shape[3]
-    assert isinstance(depth, int)
-    scale = depth**-0.5 if node.scale is None else node.scale
+    scale = low.known(inputs[0].type.shape[3], "the size of heads") ** -0.5 if node.scale is None else node.scale
     query, key, value, mask = inputs
     return attention(low, query, key, value, mask, types[0], causal=node.is_causal, scale=scale)
 
@@ -131,8 +129,8 @@ def _rotary(low: Lowering, node: op.RotaryEmbedding, inputs: Inputs, types: Type
     """Each feature times a cosine, plus its partner times a sine; tables in float64, which hold far positions."""
     x, positions = inputs
     (type,) = types
-    length, size = type.shape[-2:]
-    assert isinstance(size, int)
+    length = type.shape[-2]
+    size = low.known(type.shape[-1], "the number of features")
     half = literal(size // 2)
     dtype = DTYPES[type.dtype]
 

@@ -35,7 +35,7 @@ def convolve(
     groups: int,
 ) -> Tensor:
     """`x` [N, C, *space] with `weight` [F, C/groups, *kernel]; the result is stored channels last."""
-    outputs, inputs, *taps = map(known, weight.type.shape)
+    outputs, inputs, *taps = sizes(low, weight)
     if inputs == 1 and outputs == groups > 1:
         return _depthwise(low, x, weight, bias, type, stride, padding, dilation)
 
@@ -84,7 +84,7 @@ def _spread(
     low: Lowering, weight: Tensor, groups: int, stride: Sequence[int], dilation: Sequence[int]
 ) -> tuple[Tensor, list[int]]:
     """The weight as `[F, C/groups, *kernel]` with the dilation's zeros, and the taps of each phase of the stride."""
-    inputs, per_group, *kernel = map(known, weight.type.shape)
+    inputs, per_group, *kernel = sizes(low, weight)
     taps = [-(-((k - 1) * d + 1) // st) for k, d, st in zip(kernel, dilation, stride, strict=True)]
     each = inputs // groups
 
@@ -117,7 +117,7 @@ def _contract(
     places: Callable[..., tuple[Sequence[Any], Sequence[Any]]],
 ) -> Tensor:
     """Sum over taps and channels; `places` gives where a place of the result and taps lie in input and kernel."""
-    outputs, inputs = map(known, weight.type.shape[:2])
+    outputs, inputs = sizes(low, weight)[:2]
     order = channels_last(type.rank)
     if not pads(padding):
         x = low.reorder(x, order)
@@ -156,7 +156,7 @@ def _depthwise(
     padding: Pairs,
     dilation: Sequence[int],
 ) -> Tensor:
-    channels, _, *taps = map(known, weight.type.shape)
+    channels, _, *taps = sizes(low, weight)
     order = channels_last(type.rank)
     width = channel_width(channels, low.machine)
     height = rows_for(type.shape[-1], width, low)
@@ -264,7 +264,7 @@ def pads(padding: Pairs) -> bool:
 
 def pack(low: Lowering, weight: Tensor, width: int) -> Tensor:
     """`[F, C, *kernel]` as `[F/width, *kernel, C, width]`, surplus output channels zero."""
-    outputs, inputs, *taps = map(known, weight.type.shape)
+    outputs, inputs, *taps = sizes(low, weight)
     tiles = -(-outputs // width)
 
     def element(index: Sequence[Any], w: View) -> Any:
@@ -279,10 +279,9 @@ def pack(low: Lowering, weight: Tensor, width: int) -> Tensor:
     return low.once(key, lambda: low.map("pack", [weight], type, element))
 
 
-def known(dim: Dim) -> int:
-    """A dimension that a kernel must know."""
-    assert isinstance(dim, int), f"a symbolic dimension {dim} where a weight has its shape"
-    return dim
+def sizes(low: Lowering, weight: Tensor) -> list[int]:
+    """The shape of a convolution's weight, which its code is made for."""
+    return [low.known(d, "every size of the weight") for d in weight.type.shape]
 
 
 @rules(op.Conv1d, op.Conv2d, op.Conv3d)

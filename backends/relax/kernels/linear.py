@@ -24,8 +24,10 @@ Epilogue = Callable[..., Any]
 def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: TensorType) -> Tensor:
     """`x` [..., K] by `weight` [F, K] and `bias` [F]: all leading axes are rows, in the order they are stored."""
     rank = x.type.rank
-    inner, columns = weight.type.shape[1], weight.type.shape[0]
-    assert isinstance(columns, int)
+    columns, inner = weight.type.shape
+    if not isinstance(columns, int):
+        made = matmul(low, x, low.renamed(weight, (1, 0)), type, name="linear")
+        return made if bias is None else low.elementwise("bias", [made, bias], type, lambda a, b: a + b)
     order = (*(a for a in x.order if a != rank - 1), rank - 1)
     x = low.reorder(x, order)
     lead = [x.type.shape[a] for a in order[:-1]]

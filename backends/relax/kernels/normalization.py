@@ -127,7 +127,7 @@ def group_norm(
 ) -> Tensor:
     """Normalise groups of channels of `x` [N, C, ...] over their channels and all further axes."""
     batch, channels, *space = type.shape
-    each = channels // groups
+    each = low.known(channels // groups, "the number of channels of a group") if groups != channels else 1
     dtype = x.type.dtype
     wide = TensorType(dtype, (batch, groups, each, *space))
     grouped = low.reshape(x, wide)
@@ -159,7 +159,7 @@ def _apply(
     weight: Tensor | None,
     bias: Tensor | None,
     type: TensorType,
-    each: Dim,
+    each: int,
 ) -> Tensor:
     """`x · a + b` with factor and summand of each channel worked out first."""
     channel = TensorType(scale.type.dtype, type.shape[:2])
@@ -186,8 +186,7 @@ def _apply(
     return low.map("norm", [x, factors, summands], type, result, order=x.order)
 
 
-def _group(channel: Any, each: Dim) -> Any:
-    assert isinstance(each, int)
+def _group(channel: Any, each: int) -> Any:
     return channel if each == 1 else tirx.floordiv(channel, literal(each))
 
 
