@@ -193,9 +193,10 @@ def test_what_instances_differ_in_becomes_arguments():
     """)
     net = check(graph, N=2)
     assert classes(graph) == ["Unit", "Net"]
-    signature = "def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, negative_slope=0.01):"
+    signature = "def __init__(self, in_channels, out_channels, kernel_size, negative_slope, stride=1, padding=0):"
     assert signature in lines(graph)
-    assert "self.c = Unit(6, 8, 1, negative_slope=0.5)" in lines(graph)
+    made = "self.c = Unit(in_channels=6, out_channels=8, kernel_size=1, negative_slope=0.5)"
+    assert made in lines(graph)
     assert body(graph, "Unit") == ["return F.leaky_relu(self.conv(x), negative_slope=self.negative_slope)"]
     assert net.b.conv.in_channels == 6
     assert net.b.conv.out_channels == 6
@@ -214,8 +215,23 @@ def test_a_sequence_takes_layers_without_weights_in():
     assert isinstance(net.features, torch.nn.Sequential)
     # Numbers with gaps name members, but no sequence.
     assert isinstance(net.classifier, torch.nn.ModuleDict)
-    assert body(graph, "Vgg")[0] == "x = self.classifier['0'](self.features(x).flatten(1))"
+    assert body(graph, "Vgg")[0] == "x = F.relu(self.classifier['0'](self.features(x).flatten(1)))"
     assert 'self.classifier["3"]' in source(graph)
+
+
+def test_a_sequence_of_sequences():
+    graph = model("""
+        module Unit(c) (x: [N, cin]) { return x |> linear(c) as fc |> tanh }
+        module Net() (x: [N, 4]) {
+            for i in 0..2 { for j in 0..3 { x = x |> Unit(5) as "blocks.{i}.{j}" } }
+            return x
+        }
+        model m = Net() (x: f32[N, 4])
+    """)
+    check(graph, N=3)
+    assert body(graph, "Net") == ["return self.blocks(x)"]
+    assert "nn.Sequential(Unit(4), Unit(5), Unit(5))," in lines(graph)
+    assert "nn.Sequential(*(Unit(5) for _ in range(3)))," in lines(graph)
 
 
 def test_calls_that_share_a_value_are_a_loop():
@@ -526,7 +542,7 @@ def test_an_instance_and_a_weight_of_elsewhere_are_handed_down():
     edit.output("y", x)
     graph = edit.done()
     check(graph)
-    assert body(graph, "B") == ["out = shared(x)", "return self.deep(out, fc_weight)"]
+    assert body(graph, "B") == ["return self.deep(shared(x), fc_weight)"]
 
 
 def test_calls_of_one_instance_that_differ_are_methods_of_one_class():

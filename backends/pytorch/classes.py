@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -228,25 +229,38 @@ def _listed(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------ unification
 
 
+_WIDTHS = frozenset(
+    {
+        "in_channels", "out_channels", "num_channels", "in_features", "out_features", "num_features", "embedding_dim",
+        "normalized_shape", "hidden_size", "input_size", "size", "groups",
+    }
+)  # fmt: skip
+"""Numbers of one kind: where two are always equal or one is a multiple of the other, that is no accident."""
+
+
 def _unify(made: Class) -> None:
     """Decide which holes of the instances become arguments of their class."""
     rows = [instance.all_holes() for instance in made.instances]
     own = len(made.first.holes)
     columns: dict[str, tuple[str, list[Any]]] = {}
-    names: dict[tuple[str, ...], str] = {}
+    names: dict[tuple[str, tuple[str, ...]], str] = {}
     taken = set(RESERVED) | TAKEN | set(made.first.slot.below) | {n for m in made.first.methods for n in m.buffers}
     defaults: dict[str, Any] = {}
+    wide: set[str] = set()
     for i, hole in enumerate(rows[0]):
         values = [row[i].value for row in rows]
         column = tuple(map(python, values))
         if len(set(column)) == 1:
             text = column[0]
         else:
-            name = names.get(column)
+            kind = "width" if hole.hint in _WIDTHS else hole.hint
+            name = names.get((kind, column))
             if name is None:
-                name = names[column] = _choose(hole, taken)
+                name = names[kind, column] = _choose(hole, taken)
                 taken.add(name)
-                multiple = _multiple(values, columns)
+                widths = {n: c for n, c in columns.items() if n in wide}
+                multiple = _multiple(values, widths) if kind == "width" else None
+                wide.update({name} if kind == "width" else ())
                 columns[name] = (multiple or name, values)
                 defaults[name] = hole.default
             elif python(defaults[name]) != python(hole.default):
@@ -260,6 +274,9 @@ def _unify(made: Class) -> None:
         else:
             made.method_constants[i - own] = text
     arguments = [name for name, (text, _) in columns.items() if text == name]
+    for name in arguments:
+        if python(defaults[name]) not in map(python, columns[name][1]):
+            defaults[name] = REQUIRED
     arguments.sort(key=lambda n: defaults[n] is not REQUIRED)
     made.parameters = {name: defaults[name] for name in arguments}
     for row, instance in enumerate(made.instances):
@@ -268,7 +285,7 @@ def _unify(made: Class) -> None:
 
 
 def _choose(hole: Hole, taken: set[str]) -> str:
-    base = "".join(c if c.isidentifier() else "_" for c in hole.owner)
+    base = re.sub(r"\W", "_", hole.owner)
     base = base if base.isidentifier() else "module"
     for name in (hole.hint, f"{base}_{hole.hint}"):
         if name not in taken:
@@ -354,9 +371,14 @@ class Printer:
         if not tree.items:
             return [head + tree.tail]
         items = [self._call(made, item) for item in tree.items]
-        texts, folded = _fold(items)
-        if folded and tree.tail == "])":
-            return [f"{head[:-1]}{texts[0][0][2:-1]})"]
+        texts = _fold(items)
+        if len(texts) == 1 and len(items) > 1 and tree.tail == "])":
+            # All of one kind: a generator is all there is.
+            first, last = texts[0][0].removeprefix("*("), texts[0][-1]
+            if len(texts[0]) == 1:
+                return [f"{head[:-1]}{first}"]
+            *body, turns = [first, *texts[0][1:-1], last]
+            return [head[:-1], *_indented([*body, turns.removesuffix(")")]), ")"]
         flat = ", ".join(t[0] for t in texts)
         if all(len(t) == 1 for t in texts) and len(head) + len(flat) < _WIDTH - 24 and len(texts) < 5:
             return [f"{head}{flat}{tree.tail}"]
@@ -394,20 +416,23 @@ def _argument_names(method: Method) -> dict[int, str]:
     return names
 
 
-def _fold(items: list[list[str]]) -> tuple[list[list[str]], bool]:
-    """Equal neighbours as one generator; whether it is all there is."""
+def _fold(items: list[list[str]]) -> list[list[str]]:
+    """Equal neighbours as one generator: three of one line, two of several."""
     folded: list[list[str]] = []
     i = 0
     while i < len(items):
         end = i + 1
         while end < len(items) and items[end] == items[i]:
             end += 1
-        if end - i > 2 and len(items[i]) == 1 and not items[i][0].startswith(('"', "nn.Parameter(")):
-            folded.append([f"*({items[i][0]} for _ in range({end - i}))"])
+        enough = end - i > 2 if len(items[i]) == 1 else end - i > 1
+        if enough and not items[i][0].startswith(('"', "nn.Parameter(")):
+            turns = f"for _ in range({end - i}))"
+            first, *rest = items[i]
+            folded.append([f"*({first}", *rest, turns] if rest else [f"*({first} {turns}"])
         else:
             folded.extend(items[i:end])
         i = end
-    return folded, len(folded) == 1 and len(items) > 2
+    return folded
 
 
 def _indented(lines: Iterable[str], depth: int = 1) -> list[str]:

@@ -28,6 +28,7 @@ from .template import (
     fill,
     length,
     literal,
+    nesting,
     variable,
     variables,
     wrap,
@@ -35,10 +36,10 @@ from .template import (
 
 _DEPTH = 3
 """How deep calls are nested in an expression."""
-_MODULE_DEPTH = 2
-"""What a call of one of our modules counts for."""
 _LENGTH = 84
 _PLAIN_NAMES = frozenset({*OPERATORS, "act", "block", "bn", "conv", "down", "drop", "fc", "layer", "ln", "norm", "up"})
+_PLAIN_OPERATORS = frozenset({"embedding", "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
+"""Operators whose layers are called after their kind, whatever comes out."""
 _SPARE = ["x", "y", "z", "w"]
 """Names of arguments that say nothing."""
 _PLAIN_OPERANDS = frozenset({"x", "a", "b", "tensors", "weights", "source", "train", "infer", "condition"})
@@ -80,7 +81,8 @@ class _Statement:
     rank: Rank = Rank.ATOM
     phase: Phase = "both"
     hint: str = "out"
-    depth: int = 0
+    heavy: bool = False
+    """Whether the text calls one of our modules, which nest less deep."""
     carried: int | None = None
     roles: tuple[str, ...] = ()
     """Names of several targets, where they have parts to play."""
@@ -178,10 +180,10 @@ class Writer:
         hint = local("out", run.slot.path)
         if run.kind == "sequence":
             text = f"{access}({self.operand(run.start, Rank.ANY)})"
-            depth = _MODULE_DEPTH if any(isinstance(s, Frame) for s in run.steps) else 1
-            self._statements.append(_Statement([target], text, phase=phase, hint=hint, depth=depth))
+            heavy = any(isinstance(s, Frame) for s in run.steps)
+            self._statements.append(_Statement([target], text, phase=phase, hint=hint, heavy=heavy))
             return
-        step = run.steps[0]
+        step = run.parts[0]
         assert isinstance(step, Frame)
         name = self._sizes.reserve(_loop_name(step.module))
         self._loops.add(name)
@@ -190,7 +192,7 @@ class Writer:
         ]
         self._statements.append(
             _Statement(
-                [target], f"{name}({', '.join(given)})", phase=phase, hint=hint, depth=1,
+                [target], f"{name}({', '.join(given)})", phase=phase, hint=hint,
                 carried=self._number(run.start), head=f"for {name} in {access}:",
             )
         )  # fmt: skip
@@ -207,12 +209,13 @@ class Writer:
         text = f"{access}({', '.join(self._outer(r) for r in method.arguments)})"
         targets: list[int | None] = [self._number(v) for v in method.results]
         self._statements.append(
-            _Statement(targets, text, phase=self.frame.relative(frame), hint=self._owner, depth=_MODULE_DEPTH)
+            _Statement(targets, text, phase=self.frame.relative(frame), hint=self._owner, heavy=True)
         )
 
     def _write_node(self, node: Node) -> None:
         slot = self.plan.layers.get(node.path)
         self._owner = local(node.op.name, node.path)
+        hint = node.op.name if node.op.name in _PLAIN_OPERATORS else self._owner
         call = Call(self.graph, node, self, self._owner, self._reach(slot) if slot else None)
         rule = RULES.get(node.op)
         if slot and not node.op.operands[1:]:
@@ -225,11 +228,10 @@ class Writer:
         targets: list[int | None] = [self._number(v) if v in read else None for v in node.values]
         if len(targets) == 1 and made.tuple:
             made = Expression(f"{bracket(made, Rank.ATOM)}[0]")
-        depth = 1 if made.rank == Rank.ATOM and "(" in made.text else 0
         phase = self.frame.relative(node)
         roles = self._parts(node) if len(targets) > 1 else ()
         self._statements.append(
-            _Statement(targets, made.text, made.rank, phase, self._owner, depth, roles=roles, pattern=made.targets)
+            _Statement(targets, made.text, made.rank, phase, hint, roles=roles, pattern=made.targets)
         )
 
     def _parts(self, node: Node) -> tuple[str, ...]:
@@ -494,15 +496,14 @@ def _nested(inner: _Statement, outer: _Statement, uses: Counter[tuple[int, Phase
     elsewhere: tuple[Phase, ...] = ("train", "infer") if inner.phase == "both" else ("both",)
     if uses[target, inner.phase] != 1 or any(uses[target, p] for p in elsewhere):
         return None
-    is_return = outer.head == "return"
-    depth = inner.depth + (0 if is_return and outer.text.count("\ue000") == 1 else outer.depth)
-    if depth > _DEPTH or length(inner.text) + length(outer.text) > _LENGTH:
+    depth = nesting(outer.text.partition(f"\ue000v{target}:")[0])[0] + nesting(inner.text)[1]
+    if depth + inner.heavy + outer.heavy > _DEPTH or length(inner.text) + length(outer.text) > _LENGTH:
         return None
 
     def give(kind: str, number: int, rank: Rank) -> str:
         return bracket(Expression(inner.text, inner.rank), rank) if number == target else variable(number, rank)
 
-    return replace(outer, text=fill(outer.text, "v", give), depth=max(depth, outer.depth))
+    return replace(outer, text=fill(outer.text, "v", give), heavy=inner.heavy or outer.heavy)
 
 
 def _group(statements: list[_Statement]) -> list[_Statement]:
@@ -641,13 +642,13 @@ class _Names:
     def _new(self, statement: _Statement, target: int, place: int) -> str:
         base = statement.hint
         if _is_plain(base) or base in self._taken or not base.isidentifier():
-            base = self._base
+            base = self._base if self._base not in self._holders else "out"
         name, number = base, 2
         if statement.roles:
             name = statement.roles[place]
         elif len(statement.targets) > 1:
             name, number = f"{base}{place + 1}", place + 2
-        if base != self._base or statement.roles:
+        if base not in (self._base, "out") or statement.roles:
             self._roles.add(target)
         base = name
         while name in self._holders or name in self._taken:

@@ -43,6 +43,8 @@ def _merged(before: Shape, after: Shape) -> tuple[int, int] | None:
         if before[:start] != after[:start]:
             return None
         end = start + count
+        if 1 in before[start : end + 1] and (start, len(after)) != (1, 2):
+            continue  # what is of size 1 here may not be elsewhere: one form for all
         if before[end + 1 :] == after[start + 1 :] and volume(before[start : end + 1]) == after[start]:
             return start, end
     return None

@@ -19,14 +19,21 @@ from .template import Expression, Hole, Rank, variable
 class Run:
     """Steps of a frame that call the children 0, 1, 2, … of one slot, each with the result of the one before.
 
-    A sequence passes nothing else; in a loop, `shared` values are the same for all.
+    A sequence passes nothing else, and can hold sequences; in a loop, the other arguments are the same for all.
     """
 
     slot: Slot
-    steps: tuple[Step, ...]
+    parts: tuple[Part, ...]
     start: Value
     result: Value
     kind: Literal["sequence", "loop"]
+
+    @property
+    def steps(self) -> list[Step]:
+        return [s for part in self.parts for s in (part.steps if isinstance(part, Run) else [part])]
+
+
+Part = Step | Run
 
 
 @dataclass
@@ -37,7 +44,7 @@ class Plan:
     layers: dict[str, str] = field(default_factory=dict[str, str])
     """Path of a node → path of the slot that holds its weights."""
     runs: dict[str, list[Run]] = field(default_factory=dict[str, list[Run]])
-    """Path of a frame → its runs."""
+    """Path of a frame → its runs, those inside others before them."""
 
 
 class _Blank:
@@ -180,35 +187,50 @@ class _Runs:
         for ref in frame.results if frame.parent else graph.outputs.values():
             self._readers[ref] = self._readers.get(ref, 0) + 1
         self.found: list[Run] = []
-        groups: dict[str, dict[int, list[Step]]] = {}
+        self._groups: dict[str, dict[int, list[Part]]] = {}
         for step in frame.steps:
-            container, _, index = _own_path(frame, step.path).rpartition(".")
-            if index.isdigit() and str(int(index)) == index:
-                groups.setdefault(container, {}).setdefault(int(index), []).append(step)
-        for container, members in groups.items():
-            run = self._run(container, members)
-            if run:
-                self.found.append(run)
+            self._enter(_own_path(frame, step.path), step)
+        for depth in range(max((c.count(".") for c in self._groups), default=-1), -1, -1):
+            for container in [c for c in self._groups if c.count(".") == depth]:
+                run = self._run(container, self._groups[container])
+                if run:
+                    self.found.append(run)
+                    if run.kind == "sequence":
+                        self._enter(container, run)
 
-    def _run(self, container: str, members: Mapping[int, list[Step]]) -> Run | None:
-        steps = [members[i][0] for i in range(len(members)) if len(members.get(i, ())) == 1]
-        if len(steps) < len(members) or container == self._frame.instance or not self._covers(container, steps):
+    def _enter(self, path: str, part: Part) -> None:
+        """Note what is called at a path that ends in a number."""
+        container, _, index = path.rpartition(".")
+        if index.isdigit() and str(int(index)) == index and container != self._frame.instance:
+            self._groups.setdefault(container, {}).setdefault(int(index), []).append(part)
+
+    def _run(self, container: str, members: Mapping[int, list[Part]]) -> Run | None:
+        parts = [members[i][0] for i in range(len(members)) if len(members.get(i, ())) == 1]
+        if len(parts) < len(members) or not self._covers(container, parts):
             return None
         slot = self._made.root.find(container)
-        chain = self._chain(steps)
+        chain = self._chain(parts)
+        steps = [s for p in parts for s in (p.steps if isinstance(p, Run) else [p])]
         if chain is None or len({self._frame.relative(s) for s in steps}) > 1:
             return None
         start, alone = chain
-        result = _results(steps[-1])[0]
-        if alone and self._adopt(slot, steps):
+        result = self._results(parts[-1])[0]
+        if alone and self._adopt(slot, parts):
             slot.chained = True
-            return Run(slot, tuple(steps), start, result, "sequence")
-        if len(steps) > 1 and all(isinstance(s, Frame) for s in steps) and slot.kind == "list":
-            return Run(slot, tuple(steps), start, result, "loop")
+            return Run(slot, tuple(parts), start, result, "sequence")
+        if len(parts) > 1 and all(isinstance(p, Frame) for p in parts) and slot.kind == "list":
+            return Run(slot, tuple(parts), start, result, "loop")
         return None
 
-    def _covers(self, container: str, steps: list[Step]) -> bool:
-        """Whether the steps call all the children there are, each at its own path."""
+    def _given(self, part: Part) -> list[Outer]:
+        return [part.start] if isinstance(part, Run) else self._inputs[part.path]
+
+    @staticmethod
+    def _results(part: Part) -> list[Value]:
+        return [part.result] if isinstance(part, Run) else _results(part)
+
+    def _covers(self, container: str, parts: list[Part]) -> bool:
+        """Whether the parts call all the children there are, each at its own path."""
         slot = self._made.root
         for name in container.split("."):
             if name not in slot.below:
@@ -216,62 +238,68 @@ class _Runs:
             slot = slot.below[name]
         if slot.instance or slot.layer or slot.home.path != self._frame.instance:
             return False
-        numbers = {str(i) for i in range(len(steps))}
+        numbers = {str(i) for i in range(len(parts))}
         if not slot.below.keys() <= numbers:
             return False
-        for i, step in enumerate(steps):
+        for i, part in enumerate(parts):
             child = slot.below.get(str(i))
-            if isinstance(step, Frame):
-                if not child or not child.instance or step.instance != child.path:
+            if isinstance(part, Run):
+                if part.slot is not child:
                     return False
-            elif child and self._made.layers.get(step.path) != child.path:
+            elif isinstance(part, Frame):
+                if not child or not child.instance or part.instance != child.path:
+                    return False
+            elif child and self._made.layers.get(part.path) != child.path:
                 return False
         return True
 
-    def _chain(self, steps: list[Step]) -> tuple[Value, bool] | None:
-        """The value that the first step takes and each replaces, and whether they take nothing else."""
-        if any(len(_results(s)) != 1 for s in steps):
+    def _chain(self, parts: list[Part]) -> tuple[Value, bool] | None:
+        """The value that the first part takes and each replaces, and whether they take nothing else."""
+        if any(len(self._results(p)) != 1 for p in parts):
             return None
-        results = [_results(s)[0] for s in steps]
+        results = [self._results(p)[0] for p in parts]
         if any(self._readers.get(r) != 1 for r in results[:-1]):
             return None
-        first = self._inputs[steps[0].path]
+        first = self._given(parts[0])
         for i, candidate in enumerate(first):
             if not isinstance(candidate, Value):
                 continue
             shared = [r for j, r in enumerate(first) if j != i]
-            if candidate in shared or not self._available(shared, steps[0]):
+            if candidate in shared or not self._available(shared, parts[0]):
                 continue
             expected = [[*first[:i], r, *first[i + 1 :]] for r in results[:-1]]
-            if all(self._inputs[s.path] == e for s, e in zip(steps[1:], expected, strict=True)):
+            if all(self._given(p) == e for p, e in zip(parts[1:], expected, strict=True)):
                 return candidate, not shared
         return None
 
-    def _available(self, refs: list[Outer], step: Step) -> bool:
-        number = self._number[step.path]
+    def _available(self, refs: list[Outer], part: Part) -> bool:
+        if not refs:
+            return True
+        assert not isinstance(part, Run)
+        number = self._number[part.path]
         return all(not isinstance(r, Value) or self._makers.get(r, -1) < number for r in refs)
 
-    def _adopt(self, slot: Slot, steps: list[Step]) -> bool:
-        """Give steps without weights a module of their own in the slot, so that it can be an `nn.Sequential`."""
+    def _adopt(self, slot: Slot, parts: list[Part]) -> bool:
+        """Give nodes without weights a module of their own in the slot, so that it can be an `nn.Sequential`."""
         made: dict[str, tuple[Expression, list[Hole]]] = {}
-        for i, step in enumerate(steps):
-            if isinstance(step, Frame):
+        for i, part in enumerate(parts):
+            if not isinstance(part, Node):
                 continue
             if str(i) in slot.below and slot.below[str(i)].layer:
-                if not self._is_plain(step):
+                if not self._is_plain(part):
                     return False
                 continue
-            rule = MODULES.get(type(step.op))
+            rule = MODULES.get(type(part.op))
             if rule is None:
                 return False
             page = _Blank()
-            text = rule(Call(self._graph, step, page, local(step.op.name, step.path)))
+            text = rule(Call(self._graph, part, page, local(part.op.name, part.path)))
             if text is None:
                 return False
             made[str(i)] = (Expression(text), page.holes)
         for name, constructor in made.items():
             slot.insert(name).layer = constructor
-        self._made.layers.update({s.path: f"{slot.path}.{i}" for i, s in enumerate(steps) if isinstance(s, Node)})
+        self._made.layers.update({p.path: f"{slot.path}.{i}" for i, p in enumerate(parts) if isinstance(p, Node)})
         return True
 
     def _is_plain(self, node: Node) -> bool:

@@ -52,8 +52,9 @@ class Sizes:
                 [(axis, name)] = axes.items()
                 lines.append(f"{name} = {argument(number)}.shape[{axis}]")
             else:
-                targets = [axes.get(axis, "_") for axis in range(max(axes) + 1)]
-                rest = "" if len(targets) == self._ranks[number] else ", *_"
+                rank = self._ranks[number]
+                targets = [axes.get(axis, "_") for axis in range(rank if rank < 5 else max(axes) + 1)]
+                rest = "" if len(targets) == rank else ", *_"
                 lines.append(f"{', '.join(targets)}{rest} = {argument(number)}.shape")
         return lines
 

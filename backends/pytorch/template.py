@@ -98,6 +98,19 @@ def length(text: str) -> int:
     return len(_MARK.sub("xxxx", text))
 
 
+def nesting(text: str) -> tuple[int, int]:
+    """How many calls are open at the end of a text, and how deep they are nested in it at most."""
+    stack: list[bool] = []
+    deepest = 0
+    for before, c in zip(" " + text, text, strict=False):
+        if c in "([{":
+            stack.append(c == "(" and (before.isalnum() or before in "_]"))
+            deepest = max(deepest, sum(stack))
+        elif c in ")]}":
+            stack.pop()
+    return sum(stack), deepest
+
+
 def bracket(expression: Expression, rank: Rank) -> str:
     """The expression for a place that takes operands up to `rank`."""
     return f"({expression.text})" if expression.rank > rank else expression.text
