@@ -37,6 +37,11 @@ class View:
         self._kernel = kernel
         self._source = source
 
+    @property
+    def tensor(self) -> Any:
+        """The argument as it is stored: a `te.Tensor`, of one element for rank 0."""
+        return self._source
+
     def __getitem__(self, index: Sequence[Any]) -> Any:
         """The element at a logical index, one expression an axis."""
         assert len(index) == len(self.shape), f"an index of {len(index)} into {self.type}"

@@ -5,6 +5,7 @@ from . import arithmetic as arithmetic
 from . import attention as attention
 from . import convolution as convolution
 from . import creation as creation
+from . import extern as extern
 from . import indexing as indexing
 from . import layout as layout
 from . import linear as linear
