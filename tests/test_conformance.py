@@ -11,6 +11,7 @@ import pytest
 import torch
 from netc.backends.pytorch import evaluate
 from netc.backends.pytorch.call import RULES
+from netc.backends.pytorch.module import module, operation
 from netc.compiler.operators.operator import OPERATORS, SAMPLES, Operator, Sample
 from oracle import MEANING, call, doubled, draw, type_of_tensor
 
@@ -48,6 +49,14 @@ def test_types_are_those_of_the_shape_rules(sample: Sample):
     inputs = [None if x is None else type_of_tensor(x) for x in draw(sample)]
     wanted = sample.op.canonical(*inputs).shape(*inputs)
     assert tuple(map(type_of_tensor, evaluate(sample.op, arrays(sample)))) == wanted
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=title)
+def test_new_tensors_are_made_where_the_model_is(sample: Sample):
+    inputs = draw(sample)
+    net = module(operation(sample.op, [None if x is None else type_of_tensor(x) for x in inputs])).to("meta")
+    results = net(*(x.to("meta") for x in inputs if x is not None))
+    assert all(x.device.type == "meta" for x in (results if isinstance(results, tuple) else (results,)))
 
 
 @pytest.mark.parametrize("op", OPERATORS.values(), ids=lambda op: op.name)
