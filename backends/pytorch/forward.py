@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.graph import Graph, Input, Node, ParameterRef, Phase, Ref, SelectPhase, Value
 from ...compiler.operators.creation import Constant
-from ...compiler.operators.operator import OPERATORS
 from ...compiler.types import DType, symbol
 from ...compiler.types import Expression as Polynomial
 from .call import RULES, Call, local
 from .hierarchy import Frame, InstanceRef, Outer, SymbolRef, is_scalar
+from .names import Names
 from .plan import Plan, Run
 from .sizes import Sizes
 from .slots import TAKEN
+from .statement import Statement, group, nest
 from .template import (
     RESERVED,
     Expression,
@@ -25,19 +25,11 @@ from .template import (
     Rank,
     argument,
     bracket,
-    fill,
-    length,
     literal,
-    nesting,
     variable,
-    variables,
     wrap,
 )
 
-_DEPTH = 3
-"""How deep calls are nested in an expression."""
-_LENGTH = 84
-_PLAIN_NAMES = frozenset({*OPERATORS, "act", "block", "bn", "conv", "down", "drop", "fc", "layer", "ln", "norm", "up"})
 _PLAIN_OPERATORS = frozenset({"embedding", "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
 """Operators whose layers are called after their kind, whatever comes out."""
 _SPARE = ["x", "y", "z", "w"]
@@ -75,29 +67,6 @@ class Method:
 
 
 @dataclass
-class _Statement:
-    targets: list[int | None]
-    text: str
-    rank: Rank = Rank.ATOM
-    phase: Phase = "both"
-    hint: str = "out"
-    heavy: bool = False
-    """Whether the text calls one of our modules, which nest less deep."""
-    carried: int | None = None
-    roles: tuple[str, ...] = ()
-    """Names of several targets, where they have parts to play."""
-    pattern: str = ""
-    """How several targets are written, where not one after the other."""
-    head: str = ""
-    """With `carried`, a loop: the line above its body. The body's target starts as the carried variable."""
-
-    @property
-    def reads(self) -> list[int]:
-        found = variables(self.text)
-        return found if self.carried is None else [self.carried, *(v for v in found if v not in self.targets)]
-
-
-@dataclass
 class Writer:
     """Writes one frame. `methods` holds those of the frames that it calls, by path."""
 
@@ -117,7 +86,7 @@ class Writer:
         tensors = [(i, self.graph.type(r)) for i, r in enumerate(self._arguments) if isinstance(r, Value)]
         self._sizes = Sizes(tensors, self._ask)
         self._constants = {s.path for s in self.frame.steps if isinstance(s, Node) and isinstance(s.op, Constant)}
-        self._statements: list[_Statement] = []
+        self._statements: list[Statement] = []
         self._buffers: dict[str, Buffer] = {}
         self._helpers: dict[str, Callable[..., Any]] = {}
         self._imports: set[str] = set()
@@ -132,7 +101,7 @@ class Writer:
         results = list(self.frame.results) if self.frame.parent else []
         ends = self._ends(results)
         self._complete_phases(ends)
-        statements = _nest(_group([*self._statements, *ends]))
+        statements = nest(group([*self._statements, *ends]))
         self._arguments.extend(r for r in self._numbers if isinstance(r, SymbolRef))
         marks = [self._numbers[r] for r in self._arguments]
         preferences = self._preferences()
@@ -141,7 +110,7 @@ class Writer:
         taken = (
             self._sizes.names | self._helpers.keys() | self._loops | {name.partition(".")[0] for name in self._imports}
         )
-        body = _Names(statements, set(marks), plain, base, taken | set(preferences)).lines()
+        body = Names(statements, set(marks), plain, base, taken | set(preferences)).lines()
         top = [f"{a} = {b}" for a, b in self._places()]
         lines = [*top, *self._sizes.bindings(argument), *body.lines]
         return Method(
@@ -181,7 +150,7 @@ class Writer:
         if run.kind == "sequence":
             text = f"{access}({self.operand(run.start, Rank.ANY)})"
             heavy = any(isinstance(s, Frame) for s in run.steps)
-            self._statements.append(_Statement([target], text, phase=phase, hint=hint, heavy=heavy))
+            self._statements.append(Statement([target], text, phase=phase, hint=hint, heavy=heavy))
             return
         step = run.parts[0]
         assert isinstance(step, Frame)
@@ -191,7 +160,7 @@ class Writer:
             variable(target, Rank.ANY) if r == run.start else self._outer(r) for r in self.methods[step.path].arguments
         ]
         self._statements.append(
-            _Statement(
+            Statement(
                 [target], f"{name}({', '.join(given)})", phase=phase, hint=hint,
                 carried=self._number(run.start), head=f"for {name} in {access}:",
             )
@@ -209,7 +178,7 @@ class Writer:
         text = f"{access}({', '.join(self._outer(r) for r in method.arguments)})"
         targets: list[int | None] = [self._number(v) for v in method.results]
         self._statements.append(
-            _Statement(targets, text, phase=self.frame.relative(frame), hint=self._owner, heavy=True)
+            Statement(targets, text, phase=self.frame.relative(frame), hint=self._owner, heavy=True)
         )
 
     def _write_node(self, node: Node) -> None:
@@ -231,7 +200,7 @@ class Writer:
         phase = self.frame.relative(node)
         roles = self._parts(node) if len(targets) > 1 else ()
         self._statements.append(
-            _Statement(targets, made.text, made.rank, phase, hint, roles=roles, pattern=made.targets)
+            Statement(targets, made.text, made.rank, phase, hint, roles=roles, pattern=made.targets)
         )
 
     def _parts(self, node: Node) -> tuple[str, ...]:
@@ -270,7 +239,7 @@ class Writer:
         for phase, ref in zip(phases, node.inputs, strict=True):
             assert ref is not None
             text = self.operand(ref, Rank.ANY)
-            self._statements.append(_Statement([self._number(node.value)], text, phase=phase, hint=hint))
+            self._statements.append(Statement([self._number(node.value)], text, phase=phase, hint=hint))
 
     # ---------------------------------------------------------------------------------------------- the page of rules
 
@@ -379,7 +348,7 @@ class Writer:
 
     # ---------------------------------------------------------------------------------------------- ends
 
-    def _ends(self, results: Sequence[Value]) -> list[_Statement]:
+    def _ends(self, results: Sequence[Value]) -> list[Statement]:
         """The return statements."""
         if self.frame.parent:
             return [self._return(list(results), "both")]
@@ -391,11 +360,11 @@ class Writer:
             return [self._return(train, "both")]
         return [self._return(train, "train"), self._return(infer, "infer")]
 
-    def _return(self, refs: Sequence[Ref], phase: Phase) -> _Statement:
+    def _return(self, refs: Sequence[Ref], phase: Phase) -> Statement:
         text = ", ".join(self.operand(r, Rank.ANY) for r in refs)
-        return _Statement([], text or "None", Rank.ANY, phase, head="return")
+        return Statement([], text or "None", Rank.ANY, phase, head="return")
 
-    def _complete_phases(self, ends: Sequence[_Statement]) -> None:
+    def _complete_phases(self, ends: Sequence[Statement]) -> None:
         """Set what exists in one phase only to None in the other, where code of both phases mentions it."""
         phase: dict[int, set[Phase]] = {}
         for statement in self._statements:
@@ -403,13 +372,13 @@ class Writer:
                 if target is not None:
                     phase.setdefault(target, set()).add(statement.phase)
         read = {v for s in (*self._statements, *ends) if s.phase == "both" for v in s.reads}
-        complete: list[_Statement] = []
+        complete: list[Statement] = []
         for statement in self._statements:
             complete.append(statement)
             for target in statement.targets:
                 if target in read and phase[target] in ({"train"}, {"infer"}):  # type: ignore[index]
                     other: Phase = "infer" if statement.phase == "train" else "train"
-                    complete.append(_Statement([target], "None", phase=other, hint=statement.hint))
+                    complete.append(Statement([target], "None", phase=other, hint=statement.hint))
         self._statements = complete
 
     # ---------------------------------------------------------------------------------------------- names of arguments
@@ -465,199 +434,3 @@ def _symbols(method: Method) -> bool:
 def _loop_name(module: str) -> str:
     name = module[:1].lower() + module[1:]
     return name if name.isidentifier() and len(name) < 12 and name not in RESERVED else "block"
-
-
-# ------------------------------------------------------------------------------------------------------------ nesting
-
-
-def _nest(statements: list[_Statement]) -> list[_Statement]:
-    """Write an expression that only the statement after it uses inside that statement, while that stays short."""
-    uses: Counter[tuple[int, Phase]] = Counter((v, s.phase) for s in statements for v in s.reads)
-    done: list[_Statement] = []
-    for statement in statements:
-        while done:
-            inner = done[-1]
-            nested = _nested(inner, statement, uses)
-            if nested is None:
-                break
-            done.pop()
-            statement = nested
-        done.append(statement)
-    return done
-
-
-def _nested(inner: _Statement, outer: _Statement, uses: Counter[tuple[int, Phase]]) -> _Statement | None:
-    if inner.head or outer.carried is not None or inner.phase != outer.phase or len(inner.targets) != 1:
-        return None
-    target = inner.targets[0]
-    if target is None or target not in variables(outer.text):
-        return None
-    # What one phase sets alone may be set in the other too, but read there by others.
-    elsewhere: tuple[Phase, ...] = ("train", "infer") if inner.phase == "both" else ("both",)
-    if uses[target, inner.phase] != 1 or any(uses[target, p] for p in elsewhere):
-        return None
-    depth = nesting(outer.text.partition(f"\ue000v{target}:")[0])[0] + nesting(inner.text)[1]
-    if depth + inner.heavy + outer.heavy > _DEPTH or length(inner.text) + length(outer.text) > _LENGTH:
-        return None
-
-    def give(kind: str, number: int, rank: Rank) -> str:
-        return bracket(Expression(inner.text, inner.rank), rank) if number == target else variable(number, rank)
-
-    return replace(outer, text=fill(outer.text, "v", give), heavy=inner.heavy or outer.heavy)
-
-
-def _group(statements: list[_Statement]) -> list[_Statement]:
-    """Neighbours of the two phases as one part each: training first."""
-    done: list[_Statement] = []
-    run: list[_Statement] = []
-    for statement in [*statements, _Statement([], "")]:
-        if statement.phase == "both":
-            done.extend(s for s in run if s.phase == "train")
-            done.extend(s for s in run if s.phase == "infer")
-            run = []
-            done.append(statement)
-        else:
-            run.append(statement)
-    return done[:-1]
-
-
-# ------------------------------------------------------------------------------------------------------------ names
-
-
-@dataclass
-class _Body:
-    lines: list[str]
-    names: frozenset[str]
-
-
-class _Names:
-    """Gives variables their names: a chain of steps keeps one, as a person would write it."""
-
-    def __init__(
-        self, statements: list[_Statement], arguments: set[int], plain: set[int], base: str, taken: frozenset[str]
-    ) -> None:
-        self._statements = statements
-        self._kept = arguments - plain
-        self._base = base
-        self._taken = taken | RESERVED
-        self._last: dict[int, int] = {}
-        self._uses: Counter[int] = Counter()
-        for i, statement in enumerate(statements):
-            for v in statement.reads:
-                self._last[v] = i
-                self._uses[v] += 1
-        self._names: dict[int, str] = {}
-        self._roles: set[int] = set()
-        """Variables with a name that says what they are; only what arranges them anew carries it on."""
-        self._holders: dict[str, int] = {}
-        self._all: set[str] = set()
-
-    def lines(self) -> _Body:
-        lines: list[str] = []
-        before: Phase = "both"
-        for i, statement in enumerate(self._statements):
-            written = self._write(i, statement)
-            if not written:
-                continue
-            indent = ""
-            if statement.head == "return" and statement.phase != "both":
-                if statement.phase == "train":
-                    if before != "train":
-                        lines.append("if self.training:")
-                    indent = "    "
-            elif statement.phase != "both":
-                indent = "    "
-                if statement.phase != before:
-                    lines.append(self._phase_head(statement.phase, before))
-            lines.extend(indent + line for line in written)
-            before = statement.phase
-        return _Body(lines, frozenset(self._all))
-
-    @staticmethod
-    def _phase_head(phase: Phase, before: Phase) -> str:
-        if phase == "train":
-            return "if self.training:"
-        return "else:" if before == "train" else "if not self.training:"
-
-    def _write(self, i: int, statement: _Statement) -> list[str]:
-        if statement.head == "return":
-            return [f"return {self._text(statement.text)}"]
-        reads = {v: self._name(v) for v in dict.fromkeys(statement.reads)}
-        last = [v for v in reads if self._last[v] == i and v not in statement.targets]
-        for v in last:
-            if statement.carried in (None, v):
-                self._free(v)
-        targets = [self._target(i, statement, t, n) for n, t in enumerate(statement.targets)]
-        text = fill(statement.text, "v", lambda _, n, __: reads.get(n) or self._name(n))
-        written = (statement.pattern or ", ".join("{}" for _ in targets)).format(*targets).replace("(_, _)", "_")
-        line = f"{written} = {text}"
-        if statement.carried is None:
-            return [] if line == f"{text} = {text}" else [line]
-        for v in last:  # a loop reads them in every turn
-            self._free(v)
-        before = reads[statement.carried]
-        start = [] if before == targets[0] else [f"{targets[0]} = {before}"]
-        return [*start, statement.head, f"    {line}"]
-
-    def _text(self, text: str) -> str:
-        return fill(text, "v", lambda _, n, __: self._name(n))
-
-    def _name(self, v: int) -> str:
-        """The name of a variable; those never assigned are arguments."""
-        return self._names.get(v) or argument(v)
-
-    def _free(self, v: int) -> None:
-        name = self._names.get(v)
-        if name is not None and self._holders.get(name) == v:
-            del self._holders[name]
-
-    def _target(self, i: int, statement: _Statement, target: int | None, place: int) -> str:
-        if target is None:
-            return "_"
-        if target not in self._names:
-            name = self._reused(i, statement) if len(statement.targets) == 1 else None
-            name = name or self._new(statement, target, place)
-            self._names[target] = name
-            self._holders[name] = target
-        return self._names[target]
-
-    def _reused(self, i: int, statement: _Statement) -> str | None:
-        """The name of an operand that is read here for the last time, where the new value carries it on."""
-        plain = _is_plain(statement.hint)
-        reads = list(dict.fromkeys(statement.reads)) if statement.carried is None else [statement.carried]
-        arranged = statement.rank == Rank.ATOM and len(reads) == 1 and statement.carried is None
-        for place, v in enumerate(reads):
-            if v in self._roles and not arranged:
-                continue
-            if v in self._kept and not (arranged and statement.text.startswith(f"{variable(v, Rank.ATOM)}.")):
-                continue
-            if self._last[v] == i and (plain or (place == 0 and self._uses[v] == 1)):
-                name = self._name(v)
-                if name not in self._holders:
-                    if v in self._roles:
-                        self._roles.update(t for t in statement.targets if t is not None)
-                    return name
-        return None
-
-    def _new(self, statement: _Statement, target: int, place: int) -> str:
-        base = statement.hint
-        if _is_plain(base) or base in self._taken or not base.isidentifier():
-            base = self._base if self._base not in self._holders else "out"
-        name, number = base, 2
-        if statement.roles:
-            name = statement.roles[place]
-        elif len(statement.targets) > 1:
-            name, number = f"{base}{place + 1}", place + 2
-        if base not in (self._base, "out") or statement.roles:
-            self._roles.add(target)
-        base = name
-        while name in self._holders or name in self._taken:
-            name, number = f"{base}{number}", number + 1
-        self._all.add(name)
-        return name
-
-
-def _is_plain(hint: str) -> bool:
-    """Whether a name says no more than what is computed."""
-    base = hint.rstrip("0123456789").rstrip("_")
-    return base != hint or base in _PLAIN_NAMES

@@ -120,6 +120,9 @@ class _Arrangement:
                     frame.results[ref] = None
         for frame in list(self.frames.values())[1:]:
             self._call(frame)
+        number = {path: i for i, path in enumerate(graph.nodes)}
+        for frame in self.frames.values():
+            frame.results = dict.fromkeys(sorted(frame.results, key=lambda v: (number[v.node], v.index)))
         self._set_phases()
         for frame in self.frames.values():
             self._order(frame)
