@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from math import inf
@@ -38,7 +40,7 @@ class _Lines:
 def grammar(*, keep_all_tokens: bool = False) -> Lark:
     """The parser of files and expressions; with all tokens kept for what must write a text back."""
     text = resources.files(__name__.rsplit(".", 2)[0] + ".grammar").joinpath("net.lark").read_text("utf-8")
-    return Lark(
+    parser = Lark(
         text,
         parser="lalr",
         lexer="contextual",
@@ -48,6 +50,16 @@ def grammar(*, keep_all_tokens: bool = False) -> Lark:
         maybe_placeholders=True,
         keep_all_tokens=keep_all_tokens,
     )
+    # Each operand climbs a dozen levels of precedence, of which nothing remains: passing it on takes no bookkeeping.
+    callbacks: dict[Any, Any] = cast(Any, parser)._callbacks
+    for rule in callbacks:
+        if rule.options.expand1 and not rule.alias and len(rule.expansion) == 1:
+            callbacks[rule] = _only
+    return parser
+
+
+def _only(children: list[Any]) -> Any:
+    return children[0]
 
 
 def parse(source: Source) -> t.File:
@@ -64,10 +76,23 @@ def parse(source: Source) -> t.File:
 
 def _build(source: Source, start: str, text: str, base: int) -> t.Tree:
     problems: list[Diagnostic] = []
-    tree = cast(t.Tree, _Builder(source, base, problems).transform(grammar().parse(text, start=start)))
+    with _uncollected():
+        tree = cast(t.Tree, _Builder(source, base, problems).transform(grammar().parse(text, start=start)))
     if problems:
         raise NetcError(problems)
     return tree
+
+
+@contextmanager
+def _uncollected() -> Generator[None, None, None]:
+    """A tree is made of very many objects without cycles; searching them for some takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 _HEAD = re.compile(r"^(?:import|module|model|let|func|extern|rename|target|expect|graph)\b(?=[ \t]*[\w\"])", re.M)
