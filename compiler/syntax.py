@@ -20,13 +20,17 @@ from .source import Source, Span
 
 
 class _Lines:
-    """Drops line ends inside brackets, where they mean nothing."""
+    """Drops line ends inside brackets, where they mean nothing; refuses words that touch (`letx`)."""
 
     always_accept = ("_NEWLINE",)
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
         depth: list[str] = []
+        previous: Token | None = None
         for token in stream:
+            if previous is not None and previous.end_pos == token.start_pos and _touch(previous, token):
+                raise UnexpectedToken(token, set[str]())
+            previous = token
             if token.type in ("LPAR", "LSQB", "LBRACE"):
                 depth.append(token.type)
             elif token.type in ("RPAR", "RSQB", "RBRACE") and depth:
@@ -34,6 +38,10 @@ class _Lines:
             elif token.type == "_NEWLINE" and depth and depth[-1] != "LBRACE":
                 continue
             yield token
+
+
+def _touch(one: Token, other: Token) -> bool:
+    return other.type != "UNIT" and re.match(r"\w\w", one[-1:] + other[:1]) is not None
 
 
 @cache
@@ -226,6 +234,8 @@ def _advice(source: Source, span: Span) -> str | None:
         return _HABITS[text]
     if text == ":" and re.match(r"\s*(for|if|else|\}\s*else|module)\b", line):
         return "blocks are written in braces: `{ … }`"
+    if span.start and re.match(r"\w\w", source.text[span.start - 1 : span.start + 1]):
+        return f"put a space before `{text}`"
     if text == "." and re.match(r"\.\d", source.text[span.start : span.start + 2]):
         return "write the 0 before the point"
     if not text.strip():

@@ -177,6 +177,8 @@ WRONG = {
     "a statement that is not indented": (
         "module A(x: [N]) {\nlet a = 1\nlet b = )\nreturn x\n}\n", [(")", "unexpected `)`")], None,
     ),
+    "words that touch": ("let a = 1\nletx = 2\n", [("x", "unexpected `x`")], "put a space before `x`"),
+    "a word and a number": ('rename r { "a"[0 of3] -> "b" }\n', [("3", "unexpected `3`")], "put a space before `3`"),
     "before the first": ("junk\nlet a = 1\n", [("junk", "unexpected `junk`")], None),
 }  # fmt: skip
 
