@@ -429,7 +429,8 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def graph_scope(self, meta: Meta, items: Items) -> t.GraphScope:
         path, module, instance = items
-        return t.GraphScope(self._span(meta), str(path), str(module), None if instance is None else str(instance))
+        name = None if instance is None else str(instance)
+        return t.GraphScope(self._span(meta), "" if path is None else str(path), str(module), name)
 
     def graph_node(self, meta: Meta, items: Items) -> t.GraphNode:
         phase, value, types, expression = items

@@ -64,7 +64,7 @@ def _initialiser(initialiser: Initialiser) -> str:
 
 def _scope(scope: Scope) -> str:
     of = "" if scope.instance == scope.path else f" of {scope.instance}"
-    return f"scope {scope.path} = {scope.module}{of}"
+    return f"scope {scope.path} = {scope.module}{of}" if scope.path else f"scope = {scope.module}"
 
 
 def _node(node: Node) -> str:

@@ -15,7 +15,7 @@ from netc.compiler.graph import Edit, Graph, Input, Node, Parameter, ParameterRe
 from netc.compiler.operators.operator import OPERATORS, Initialiser, Sample, ShapeError, validate
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
-from netc.compiler.types import Dim, DType, Expression, Shape, TensorType
+from netc.compiler.types import Dim, DType, Shape, TensorType
 
 
 @cache
@@ -459,8 +459,3 @@ def graphs(draw: Draw, *, size: int = 12, symbolic: bool = True, training: bool 
     if draw(st.booleans()):
         build.edit.tap("features", draw(st.sampled_from(g.values)))
     return build.done(*outputs)
-
-
-def bind(graph: Graph, values: dict[str, int]) -> dict[str, TensorType]:
-    """The graph's input types with symbols replaced."""
-    return {name: node.types[0].substitute(dict[str, int | Expression](values)) for name, node in graph.inputs.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,11 +14,14 @@ from netc.compiler.diagnostic import Diagnostic, NetcError
 from netc.compiler.format import format_text
 from netc.compiler.graph import Graph, verify
 from netc.compiler.operators.operator import SAMPLES, Initialiser, Sample
+from netc.compiler.program import read as program_of
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
 from netc.compiler.text import literal, print_graph, read_graph
 from netc.compiler.types import Dim, DType, Expression, TensorType, floor_divide, substitute, symbol, symbols
 from strategies import Builder, graphs, sample_graph, type_of
+
+SPECS = sorted((Path(__file__).parents[1] / "specs").glob("*.net"))
 
 
 def read(text: str) -> Graph:
@@ -44,6 +48,7 @@ graph example {
     frozen param @conv.bias: f32[8] = normal(0.0, 1e-05)
     buffer @shift: f32[8, 1, 1] = constant(-0.5)
 
+    scope = Example
     scope layer1.0 = Basic
     scope layer1.0.attn~1 = SelfAttention of layer1.0.attn
 
@@ -67,6 +72,7 @@ def test_example_reads_and_prints_as_itself() -> None:
     verify(graph)
     assert print_graph(graph) == EXAMPLE
     assert graph.taps.keys() == {'stem "1"'}
+    assert graph.scopes[""].module == "Example"
     assert graph.scopes["layer1.0.attn~1"].instance == "layer1.0.attn"
     assert graph.parameters["conv.bias"].trainable is False
     assert graph.parameters["conv.bias"].initialiser == Initialiser("normal", (0.0, 1e-5))
@@ -105,6 +111,16 @@ def test_samples_round_trip(sample: Sample, parameters: bool) -> None:
 @given(graphs())
 def test_random_graphs_round_trip(graph: Graph) -> None:
     check_round_trip(graph)
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
+def test_specs_round_trip(path: Path) -> None:
+    """Of each spec its first model."""
+    program = program_of(path)
+    graph = program.model(program.models[0]).graph
+    text = print_graph(graph)
+    assert read(text) == graph
+    assert print_graph(read(text)) == text
 
 
 def test_single_outputs_may_have_a_name() -> None:
