@@ -14,7 +14,7 @@ class Budget:
     """
 
     nodes: int = 1_000_000
-    instances: int = 100_000
+    instances: int = 50_000
     steps: int = 1_000_000
     nesting: int = 100
     bits: int = 256

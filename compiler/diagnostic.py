@@ -108,7 +108,7 @@ class Diagnostics:
 
 def nearest(name: str, accepted: Iterable[str]) -> str | None:
     """The accepted name most like a misspelt one, if any is close."""
-    matches = get_close_matches(name, list(accepted), n=1, cutoff=0.6)
+    matches = get_close_matches(name, list(accepted), n=1, cutoff=0.7)
     return matches[0] if matches else None
 
 

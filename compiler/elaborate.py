@@ -36,7 +36,7 @@ from .operators.operator import (
 from .names import out_of_scope, unknown_name
 from .scope import FileScope, Frame, Variable, join, snake
 from .source import Span
-from .types import Dim, DType, Expression, TensorType, floor_divide, known_less, symbol
+from .types import DTYPES, Dim, DType, Expression, TensorType, floor_divide, known_less, symbol
 from .value import (
     POISON,
     BuiltinValue,
@@ -489,7 +489,7 @@ class Elaborator:
             return BuiltinValue(e.text)
         if e.text in OPERATORS or e.text in LAYERS:
             return OperatorValue(e.text)
-        if e.text in DType:
+        if e.text in DTYPES:
             return DType(e.text)
         raise Fault(undefined(frame, e))
 
@@ -645,7 +645,7 @@ class Elaborator:
 
     def _scalar(self, frame: Frame, value: Any, dtype: DType, span: Span) -> Tensor:
         if isinstance(value, Expression):
-            op = self._made(frame, OPERATORS["full"], {"shape": (), "value": value, "dtype": dtype}, {}, span)
+            op = self._made(frame, OPERATORS["full"], {"size": (), "value": value, "dtype": dtype}, {}, span)
             return self._node(frame, op, (), span, "full")
         if not isinstance(value, (int, float)):
             self._fail("operand", f"a tensor cannot be combined with {describe(value)}", span, frame=frame)
@@ -982,8 +982,8 @@ class Elaborator:
         self, frame: Frame, constructor: Constructor, tensors: list[Any], given: Mapping[str, Tensor], span: Span, *,
         name: str | None = None, instance: str | None = None, root: bool = False,
     ) -> Any:
-        self._instances += 1
         if isinstance(constructor, ModuleValue):
+            self._instances += 1
             if self._instances > self._budget.instances:
                 self._exhausted("too many instances", self._budget.instances, span, "instances")
             return self._apply_module(frame, constructor, tensors, span, name, instance, root)
@@ -1346,7 +1346,7 @@ class Elaborator:
         return value
 
     def _dtype(self, name: t.Identifier) -> DType:
-        if name.text not in DType:
+        if name.text not in DTYPES:
             accepted = [d.value for d in DType]
             self._fail(
                 "dtype", f"there is no dtype {name.text}", name.span, notes=(f"dtypes: {', '.join(accepted)}",),

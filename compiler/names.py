@@ -17,7 +17,7 @@ from .diagnostic import Diagnostic, Diagnostics, Label, nearest
 from .operators.operator import INITIALISERS, LAYERS, OPERATORS
 from .scope import FileScope
 from .source import Span
-from .types import DType
+from .types import DTYPES
 from .value import ModuleValue
 
 assert _families  # importing the families fills OPERATORS and LAYERS
@@ -232,7 +232,7 @@ class _Checker:
 
     def _name(self, e: t.Name, called: bool) -> None:
         self._read.add(e.text)
-        if self._known(e.text) or e.text in BUILTINS or e.text in OPERATORS or e.text in LAYERS or e.text in DType:
+        if self._known(e.text) or e.text in BUILTINS or e.text in OPERATORS or e.text in LAYERS or e.text in DTYPES:
             return
         if e.text in self._closed:
             self._report.add(out_of_scope(e.text, e.span, self._closed[e.text]))
