@@ -19,6 +19,8 @@ from netc.compiler.graph import verify
 from netc.compiler.program import read_source
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
+from netc.compiler.text import print_graph, read_graph
+from netc.compiler.tree import GraphText
 
 SPECS = [path.read_text() for path in sorted((Path(__file__).parents[1] / "specs").glob("*.net"))]
 DECLARATIONS = [d for text in [*PROGRAMS, *SPECS] for d in re.split(r"\n(?=[a-z@#])", text) if d.strip()]
@@ -38,7 +40,7 @@ def parsed(text: str) -> bool:
 
 
 def elaborated(text: str) -> bool:
-    """Whether every model of the text has a graph, which is verified; where not, the messages are checked."""
+    """Whether every model of the text has a graph, which is verified, printed and read; else its messages are checked."""
 
     def check() -> None:
         program = read_source(Source("fuzz.net", text), budget=SMALL)
@@ -46,7 +48,11 @@ def elaborated(text: str) -> bool:
         if errors:
             raise NetcError(errors)
         for name in program.models:
-            verify(program.model(name).graph)
+            graph = program.model(name).graph
+            verify(graph)
+            (tree,) = parse(Source("graph.net", print_graph(graph))).declarations
+            assert isinstance(tree, GraphText)
+            assert read_graph(tree) == graph
         program.expectations()
 
     return accepted(text, check)
