@@ -40,7 +40,7 @@ def parsed(text: str) -> bool:
 
 
 def elaborated(text: str) -> bool:
-    """Whether every model of the text has a graph, which is verified, printed and read; else its messages are checked."""
+    """Whether every model has a graph, which is verified, printed and read; else the messages are checked."""
 
     def check() -> None:
         program = read_source(Source("fuzz.net", text), budget=SMALL)
