@@ -96,7 +96,9 @@ class _Return:
 class Elaborator:
     """Elaborates one model, or evaluates one compile-time expression of a file."""
 
-    def __init__(self, diagnostics: Diagnostics, budget: Budget, resolve: Callable[[FileScope, str, Span], Any]) -> None:
+    def __init__(
+        self, diagnostics: Diagnostics, budget: Budget, resolve: Callable[[FileScope, str, Span], Any]
+    ) -> None:
         self._report = diagnostics
         self._budget = budget
         self._resolve = resolve
@@ -124,7 +126,11 @@ class Elaborator:
         try:
             function = self._eval(frame, applied.function)
             if not isinstance(function, (ModuleValue, OperatorValue, ExternValue)):
-                self._fail("not-a-module", f"a model is a module applied to inputs, not {describe(function)}", applied.function.span)
+                self._fail(
+                    "not-a-module",
+                    f"a model is a module applied to inputs, not {describe(function)}",
+                    applied.function.span,
+                )
             inputs = [self._formal(frame, typed) for typed in applied.inputs]
             result = self._apply(frame, function, inputs, {}, applied.span, root=True)
             if result is POISON:
@@ -145,7 +151,9 @@ class Elaborator:
     def _input_type(self, frame: Frame, typed: t.Typed) -> TensorType:
         if not isinstance(typed.type, t.ShapeType) or typed.type.dtype is None:
             self._fail(
-                "input-type", f"the input {typed.name.text} needs a dtype and a shape", typed.type.span,
+                "input-type",
+                f"the input {typed.name.text} needs a dtype and a shape",
+                typed.type.span,
                 fix=f"{typed.name.text}: f32[N, 3, 224, 224]",
             )
         for d in typed.type.dimensions:
@@ -179,20 +187,41 @@ class Elaborator:
     # ------------------------------------------------------------------------------------------------ problems
 
     def _add(
-        self, code: str, message: str, span: Span, *labels: Label, text: str = "", notes: Sequence[str] = (),
-        fix: str | None = None, frame: Frame | None = None,
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        *labels: Label,
+        text: str = "",
+        notes: Sequence[str] = (),
+        fix: str | None = None,
+        frame: Frame | None = None,
     ) -> None:
         self._report.add(self._diagnostic(code, message, span, labels, text, notes, fix, frame))
 
     def _fail(
-        self, code: str, message: str, span: Span, *labels: Label, text: str = "", notes: Sequence[str] = (),
-        fix: str | None = None, frame: Frame | None = None,
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        *labels: Label,
+        text: str = "",
+        notes: Sequence[str] = (),
+        fix: str | None = None,
+        frame: Frame | None = None,
     ) -> NoReturn:
         raise Fault(self._diagnostic(code, message, span, labels, text, notes, fix, frame))
 
     def _diagnostic(
-        self, code: str, message: str, span: Span, labels: Sequence[Label], text: str, notes: Sequence[str],
-        fix: str | None, frame: Frame | None,
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        labels: Sequence[Label],
+        text: str,
+        notes: Sequence[str],
+        fix: str | None,
+        frame: Frame | None,
     ) -> Diagnostic:
         kept = [Label(span, text)]
         for label in labels:
@@ -215,7 +244,10 @@ class Elaborator:
     def _exhausted(self, what: str, limit: int, span: Span, option: str) -> NoReturn:
         raise Exhausted(
             Diagnostic(
-                "budget", f"{what}: the limit is {limit}", (Label(span),), ("the limit protects against mistakes",),
+                "budget",
+                f"{what}: the limit is {limit}",
+                (Label(span),),
+                ("the limit protects against mistakes",),
                 f"make the model smaller, or raise the limit: --budget {option}=…",
             )
         )
@@ -258,8 +290,11 @@ class Elaborator:
             values = list(cast(Sequence[Any], whole))
         if len(values) != len(s.names):
             self._fail(
-                "unpack", f"{len(s.names)} names are given {len(values)} values", s.span,
-                fix=f"write {len(values)} names before the `=`", frame=frame,
+                "unpack",
+                f"{len(s.names)} names are given {len(values)} values",
+                s.span,
+                fix=f"write {len(values)} names before the `=`",
+                frame=frame,
             )
         for name, value in zip(s.names, values, strict=True):
             frame.assign(name.text, self._renamed(value, s), name.span)
@@ -271,11 +306,16 @@ class Elaborator:
         value = self._eval(frame, s.value)
         if isinstance(value, (Tensor, list, int, float, str)):
             self._fail(
-                "let-needs-a-module", f"`let` binds an instance of a module or layer, not {describe(value)}",
-                s.value.span, fix=f"{s.name.text} = {s.value.span.text}", frame=frame,
+                "let-needs-a-module",
+                f"`let` binds an instance of a module or layer, not {describe(value)}",
+                s.value.span,
+                fix=f"{s.name.text} = {s.value.span.text}",
+                frame=frame,
             )
         if not isinstance(value, (ModuleValue, OperatorValue, ExternValue)):
-            self._fail("let-needs-a-module", f"`let` binds an instance, not {describe(value)}", s.value.span, frame=frame)
+            self._fail(
+                "let-needs-a-module", f"`let` binds an instance, not {describe(value)}", s.value.span, frame=frame
+            )
         name = self._name(frame, value.name or s.name.text, s.name.span)
         frame.declare(s.name.text, Instance(value, join(frame.instance, name), s.span), s.name.span)
 
@@ -284,8 +324,11 @@ class Elaborator:
         taken = frame.used.get(name)
         if taken is not None:
             self._fail(
-                "duplicate-name", f'the name "{name}" is given twice in one module call', span,
-                Label(taken, "first given here"), frame=frame,
+                "duplicate-name",
+                f'the name "{name}" is given twice in one module call',
+                span,
+                Label(taken, "first given here"),
+                frame=frame,
                 fix="give another name; to share weights, bind the layer with `let` and call it twice",
             )
         frame.used[name] = span
@@ -293,7 +336,13 @@ class Elaborator:
 
     def _param(self, frame: Frame, s: t.Param) -> None:
         if not isinstance(s.type, t.ShapeType):
-            self._fail("param-type", "a parameter needs a shape", s.type.span, fix=f"param {s.name.text}: f32[64, 3] = zeros", frame=frame)
+            self._fail(
+                "param-type",
+                "a parameter needs a shape",
+                s.type.span,
+                fix=f"param {s.name.text}: f32[64, 3] = zeros",
+                frame=frame,
+            )
         shape = tuple(self._dimension(frame, cast(t.Expr, d)) for d in s.type.dimensions)
         for d in shape:
             if isinstance(d, Expression):
@@ -318,7 +367,12 @@ class Elaborator:
                 name = argument.name.text if argument.name else (wanted[i] if i < len(wanted) else "")
                 value = self._eval(frame, argument.value)
                 if name not in wanted or not isinstance(value, (int, float)):
-                    self._fail("initialiser", f"{function.text} takes {', '.join(wanted) or 'no arguments'}", argument.span, frame=frame)
+                    self._fail(
+                        "initialiser",
+                        f"{function.text} takes {', '.join(wanted) or 'no arguments'}",
+                        argument.span,
+                        frame=frame,
+                    )
                 values[name] = float(value)
             defaults = {"mean": 0.0, "std": 1.0, "low": 0.0, "high": 1.0}
             missing = [n for n in wanted if n not in values and n not in defaults]
@@ -328,12 +382,21 @@ class Elaborator:
         if isinstance(function, t.Name) and frame.find(function.text) is None and function.text not in frame.home.names:
             close = nearest(function.text, INITIALISERS)
             self._fail(
-                "initialiser", f"there is no initialiser {function.text}", function.span, frame=frame,
-                notes=(f"initialisers: {', '.join(INITIALISERS)}",), fix=close,
+                "initialiser",
+                f"there is no initialiser {function.text}",
+                function.span,
+                frame=frame,
+                notes=(f"initialisers: {', '.join(INITIALISERS)}",),
+                fix=close,
             )
         value = self._eval(frame, expression)
         if not isinstance(value, (int, float)):
-            self._fail("initialiser", f"a parameter is filled by an initialiser or a number, not {describe(value)}", expression.span, frame=frame)
+            self._fail(
+                "initialiser",
+                f"a parameter is filled by an initialiser or a number, not {describe(value)}",
+                expression.span,
+                frame=frame,
+            )
         return Initialiser("constant", (float(value),))
 
     def _for(self, frame: Frame, s: t.For) -> _Return | None:
@@ -354,7 +417,10 @@ class Elaborator:
         if not isinstance(sequence, (list, range, tuple)):
             symbolic = isinstance(sequence, Expression)
             self._fail(
-                "not-iterable", f"a loop runs over a list or a range, not {describe(sequence)}", over.span, frame=frame,
+                "not-iterable",
+                f"a loop runs over a list or a range, not {describe(sequence)}",
+                over.span,
+                frame=frame,
                 fix=f"0..{over.span.text}" if isinstance(sequence, int) or symbolic else None,
             )
         items = cast("Sequence[Any]", sequence)
@@ -373,7 +439,9 @@ class Elaborator:
                 elif len(names) == 2:
                     yield (index, item)
                 else:
-                    self._fail("unpack", f"{len(names)} loop names are given {len(parts)} values", over.span, frame=frame)
+                    self._fail(
+                        "unpack", f"{len(names)} loop names are given {len(parts)} values", over.span, frame=frame
+                    )
             elif len(names) == 2:
                 yield (index, item)
             else:
@@ -397,8 +465,11 @@ class Elaborator:
         value = self._eval(frame, condition)
         if isinstance(value, Tensor):
             self._fail(
-                "condition-is-a-tensor", f"conditions are decided at compile time, but this is {describe(value)}",
-                condition.span, fix="where(condition, a, b) chooses element by element", frame=frame,
+                "condition-is-a-tensor",
+                f"conditions are decided at compile time, but this is {describe(value)}",
+                condition.span,
+                fix="where(condition, a, b) chooses element by element",
+                frame=frame,
             )
         if not isinstance(value, bool):
             self._fail("condition", f"a condition is true or false, not {describe(value)}", condition.span, frame=frame)
@@ -409,7 +480,9 @@ class Elaborator:
         for output in s.outputs:
             value = self._eval(frame, output.value)
             if not contains_tensor(value):
-                self._fail("return-needs-tensors", f"a module returns tensors, not {describe(value)}", output.span, frame=frame)
+                self._fail(
+                    "return-needs-tensors", f"a module returns tensors, not {describe(value)}", output.span, frame=frame
+                )
             implied = output.value.text if isinstance(output.value, t.Name) else None
             values.append((output.name.text if output.name else implied, value))
         return _Return(values)
@@ -428,7 +501,13 @@ class Elaborator:
         outer, frame.phase = frame.phase, phase
         try:
             if self._block(frame, s.body) is not None:
-                self._fail("phase", f"`return` cannot stand in a {phase} part", s.span, fix="bind a name and return it after the part", frame=frame)
+                self._fail(
+                    "phase",
+                    f"`return` cannot stand in a {phase} part",
+                    s.span,
+                    fix="bind a name and return it after the part",
+                    frame=frame,
+                )
         finally:
             frame.phase = outer
         if outer == "both":
@@ -445,6 +524,8 @@ class Elaborator:
                 block[name] = Variable(new, variable.span)
 
     def _chosen(self, frame: Frame, old: Any, new: Any, phase: Phase, span: Span, name: str) -> Any:
+        if isinstance(old, Tensor) and old.phase == phase:
+            return new
         if isinstance(old, Tensor) and isinstance(new, Tensor):
             train, infer = (new, old) if phase == "train" else (old, new)
             return self._node(frame, SelectPhase(), (train, infer), span, "select_phase")
@@ -455,7 +536,13 @@ class Elaborator:
     def _freeze_statement(self, frame: Frame, s: t.Freeze) -> None:
         pattern = self._eval(frame, s.pattern)
         if not isinstance(pattern, str):
-            self._fail("freeze", f"freeze takes a path pattern, not {describe(pattern)}", s.pattern.span, fix='freeze("stem.*")', frame=frame)
+            self._fail(
+                "freeze",
+                f"freeze takes a path pattern, not {describe(pattern)}",
+                s.pattern.span,
+                fix='freeze("stem.*")',
+                frame=frame,
+            )
         self._frozen.append((join(frame.instance, pattern), s.pattern.span))
 
     def _require(self, frame: Frame, s: t.Require) -> None:
@@ -509,7 +596,12 @@ class Elaborator:
                 continue
             value = self._eval(frame, part)
             if isinstance(value, (Tensor, list, tuple)) or value is None:
-                self._fail("interpolation", f"a string can hold numbers and strings, not {describe(value)}", part.span, frame=frame)
+                self._fail(
+                    "interpolation",
+                    f"a string can hold numbers and strings, not {describe(value)}",
+                    part.span,
+                    frame=frame,
+                )
             pieces.append(str(value))
         text = "".join(pieces)
         if len(text) > self._budget.items:
@@ -546,7 +638,13 @@ class Elaborator:
             if not isinstance(bound, int) or isinstance(bound, bool):
                 symbolic = isinstance(bound, Expression)
                 notes = ("loops are unrolled, so their bounds must be known",) if symbolic else ()
-                self._fail("range", f"a range runs between integers, not {describe(bound)}", where.span, notes=notes, frame=frame)
+                self._fail(
+                    "range",
+                    f"a range runs between integers, not {describe(bound)}",
+                    where.span,
+                    notes=notes,
+                    frame=frame,
+                )
         if stop - start > self._budget.steps:
             self._exhausted(f"a range of {stop - start} steps", self._budget.steps, e.span, "steps")
         return range(start, max(start, stop))
@@ -574,7 +672,13 @@ class Elaborator:
                 if len(joined) > self._budget.items:
                     self._exhausted("a list is too long", self._budget.items, e.span, "items")
                 return joined
-            self._fail("operand", f"`++` joins two lists, not {describe(left)} and {describe(right)}", e.span, fix=_bracket(e, left, right), frame=frame)
+            self._fail(
+                "operand",
+                f"`++` joins two lists, not {describe(left)} and {describe(right)}",
+                e.span,
+                fix=_bracket(e, left, right),
+                frame=frame,
+            )
         if e.op in ("==", "!="):
             return self._equal(left, right) == (e.op == "==")
         if e.op == "in":
@@ -632,7 +736,13 @@ class Elaborator:
         name = _TENSOR_OPERATORS.get(e.op)
         if name is None:
             fix = "concat([a, b], dim)" if e.op == "++" else None
-            self._fail("operand", f"`{e.op}` does not take {describe(left)} and {describe(right)}", e.span, fix=fix, frame=frame)
+            self._fail(
+                "operand",
+                f"`{e.op}` does not take {describe(left)} and {describe(right)}",
+                e.span,
+                fix=fix,
+                frame=frame,
+            )
         a, b = self._operand(frame, left, right, e.left), self._operand(frame, right, left, e.right)
         return self._node(frame, OPERATORS[name](), (a, b), e.span, name)
 
@@ -687,7 +797,9 @@ class Elaborator:
         used = sum(1 for i in e.items if not isinstance(i, t.Ellipsis) and not _is_none(i))
         dots = [k for k, i in enumerate(e.items) if isinstance(i, t.Ellipsis)]
         if used > value.type.rank or len(dots) > 1:
-            self._fail("index", f"{describe(value)} has {value.type.rank} axes, but {used} are indexed", e.span, frame=frame)
+            self._fail(
+                "index", f"{describe(value)} has {value.type.rank} axes, but {used} are indexed", e.span, frame=frame
+            )
         items: list[Any] = list(e.items)
         whole = t.Slice(e.span, None, None, None)
         gap = [whole] * (value.type.rank - used)
@@ -719,17 +831,29 @@ class Elaborator:
         if isinstance(index, int) and isinstance(size, int) and not -size <= index < size:
             self._fail("index", f"axis {dim} has size {size}, so there is no [{index}]", item.span, frame=frame)
         start = index + size if isinstance(index, int) and index < 0 else index
-        cut = self._made_node(frame, "slice", {"dim": dim, "start": start, "stop": start + 1, "step": 1}, (value,), span)
+        cut = self._made_node(
+            frame, "slice", {"dim": dim, "start": start, "stop": start + 1, "step": 1}, (value,), span
+        )
         return self._made_node(frame, "squeeze", {"dim": dim}, (cut,), span), dim
 
     def _attribute(self, frame: Frame, e: t.Attribute) -> Any:
         value = self._eval(frame, e.value)
         name = e.name.text
         if isinstance(value, Tensor):
-            known: dict[str, Any] = {"shape": list(value.type.shape), "rank": value.type.rank, "dtype": value.type.dtype}
+            known: dict[str, Any] = {
+                "shape": list(value.type.shape),
+                "rank": value.type.rank,
+                "dtype": value.type.dtype,
+            }
             if name in known:
                 return known[name]
-            self._fail("attribute", f"a tensor has no attribute {name}", e.name.span, notes=(f"a tensor has: {', '.join(known)}",), frame=frame)
+            self._fail(
+                "attribute",
+                f"a tensor has no attribute {name}",
+                e.name.span,
+                notes=(f"a tensor has: {', '.join(known)}",),
+                frame=frame,
+            )
         if isinstance(value, (Instance, Inside)):
             return self._below(frame, value, e)
         self._fail("attribute", f"{describe(value)} has no attributes", e.span, frame=frame)
@@ -748,8 +872,13 @@ class Elaborator:
         known = [p.path[len(value.path) + 1 :] for p in self._edit.parameters() if p.path.startswith(value.path + ".")]
         notes = (f"it has: {', '.join(known[:8])}",) if known else ("its parameters exist once it has been applied",)
         self._fail(
-            "attribute", f"{value.path} has no parameter {e.name.text}", e.name.span, Label(value.span, "bound here"),
-            notes=notes, frame=frame, fix=nearest(e.name.text, known),
+            "attribute",
+            f"{value.path} has no parameter {e.name.text}",
+            e.name.span,
+            Label(value.span, "bound here"),
+            notes=notes,
+            frame=frame,
+            fix=nearest(e.name.text, known),
         )
 
     def _create_early(self, frame: Frame, instance: Instance, span: Span) -> None:
@@ -782,13 +911,21 @@ class Elaborator:
     def _path(self, frame: Frame, path: t.Path) -> str:
         text = self._string(frame, path.text)
         if not _PATH.fullmatch(text):
-            self._fail("path", f'"{text}" is not a path', path.span, notes=("a path is words and numbers joined by dots",), frame=frame)
+            self._fail(
+                "path",
+                f'"{text}" is not a path',
+                path.span,
+                notes=("a path is words and numbers joined by dots",),
+                frame=frame,
+            )
         return text
 
     def _pipe(self, frame: Frame, e: t.Pipe, name: str | None = None, at: Span | None = None) -> Any:
         value = self._eval(frame, e.value)
         if not contains_tensor(value):
-            self._fail("pipe", f"`|>` sends a tensor through a layer, but this is {describe(value)}", e.value.span, frame=frame)
+            self._fail(
+                "pipe", f"`|>` sends a tensor through a layer, but this is {describe(value)}", e.value.span, frame=frame
+            )
         inputs = list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else [value]
         stage = e.stage
         if isinstance(stage, t.Call):
@@ -801,13 +938,24 @@ class Elaborator:
         return self._eval(frame, e)
 
     def _send(
-        self, frame: Frame, function: Any, inputs: list[Any], arguments: Sequence[t.Argument], e: t.Pipe,
-        name: str | None, at: Span | None,
+        self,
+        frame: Frame,
+        function: Any,
+        inputs: list[Any],
+        arguments: Sequence[t.Argument],
+        e: t.Pipe,
+        name: str | None,
+        at: Span | None,
     ) -> Any:
         if isinstance(function, FunctionValue):
             return self._function(frame, function, inputs, self._arguments(frame, arguments), e.span)
         if not isinstance(function, (ModuleValue, OperatorValue, ExternValue, Instance)):
-            self._fail("pipe", f"`|>` needs a layer or module on its right, not {describe(function)}", e.stage.span, frame=frame)
+            self._fail(
+                "pipe",
+                f"`|>` needs a layer or module on its right, not {describe(function)}",
+                e.stage.span,
+                frame=frame,
+            )
         span = e.stage.span
         return self._invoke(frame, function, inputs, self._arguments(frame, arguments), span, name, at)
 
@@ -842,25 +990,40 @@ class Elaborator:
         except Refused as refused:
             self._fail("builtin", f"{name} {refused}", e.span, frame=frame)
         except TypeError:
-            self._fail("builtin", f"{name} does not take {len(arguments)} arguments of these kinds", e.span, frame=frame)
+            self._fail(
+                "builtin", f"{name} does not take {len(arguments)} arguments of these kinds", e.span, frame=frame
+            )
 
     def _function(
-        self, frame: Frame, function: FunctionValue, inputs: list[Any], arguments: list[tuple[str | None, Given]], span: Span
+        self,
+        frame: Frame,
+        function: FunctionValue,
+        inputs: list[Any],
+        arguments: list[tuple[str | None, Given]],
+        span: Span,
     ) -> Any:
         declaration = function.declaration
         self._step(span)
         if frame.depth >= self._budget.nesting:
             self._exhausted("functions call each other too deeply", self._budget.nesting, span, "nesting")
         given = [(None, Given(v, span)) for v in inputs]
-        bound = self._bind(frame, declaration.parameters, {}, [*given, *arguments], declaration.name.text, declaration.name.span, span)
+        bound = self._bind(
+            frame, declaration.parameters, {}, [*given, *arguments], declaration.name.text, declaration.name.span, span
+        )
         inner = Frame(function.home, frame.path, frame.instance, frame.phase, None, frame, span, frame.depth + 1)
         inner.used, inner.counters = frame.used, frame.counters
         self._declare_parameters(inner, declaration.parameters, bound, declaration.name.text, span)
         return self._eval(inner, declaration.body)
 
     def _invoke(
-        self, frame: Frame, function: Constructor | Instance, inputs: list[Any],
-        arguments: list[tuple[str | None, Given]], span: Span, name: str | None, at: Span | None,
+        self,
+        frame: Frame,
+        function: Constructor | Instance,
+        inputs: list[Any],
+        arguments: list[tuple[str | None, Given]],
+        span: Span,
+        name: str | None,
+        at: Span | None,
     ) -> Any:
         """A call: of a constructor, more arguments or (with tensors) an application; of an instance, an application."""
         constructor = function.constructor if isinstance(function, Instance) else function
@@ -868,13 +1031,18 @@ class Elaborator:
         constructor = self._given(frame, constructor, rest, span)
         if not tensors and not (isinstance(constructor, OperatorValue) and _is_source(constructor)):
             if isinstance(function, Instance):
-                self._fail("call-needs-tensors", f"{function.path} is an instance: call it on tensors", span, frame=frame)
+                self._fail(
+                    "call-needs-tensors", f"{function.path} is an instance: call it on tensors", span, frame=frame
+                )
             return replace(constructor, name=name) if name else constructor
         if isinstance(function, Instance):
             if rest:
                 self._fail(
-                    "instance-arguments", f"{function.path} is made already, so a call gives it tensors only",
-                    rest[0][1].span, Label(function.span, "made here"), frame=frame,
+                    "instance-arguments",
+                    f"{function.path} is made already, so a call gives it tensors only",
+                    rest[0][1].span,
+                    Label(function.span, "made here"),
+                    frame=frame,
                 )
             return self._again(frame, function, tensors, span)
         path = name or constructor.name
@@ -904,18 +1072,28 @@ class Elaborator:
             tensors.append(rest.pop(0)[1].value)
         return tensors, rest
 
-    def _given(self, frame: Frame, constructor: Constructor, arguments: list[tuple[str | None, Given]], span: Span) -> Constructor:
+    def _given(
+        self, frame: Frame, constructor: Constructor, arguments: list[tuple[str | None, Given]], span: Span
+    ) -> Constructor:
         if not arguments:
             return constructor
         if isinstance(constructor, OperatorValue):
             return replace(constructor, bound=self._attributes(frame, constructor, arguments, span))
         declared = constructor.declaration
-        bound = self._bind(frame, declared.parameters, constructor.bound, arguments, declared.name.text, declared.name.span, span)
+        bound = self._bind(
+            frame, declared.parameters, constructor.bound, arguments, declared.name.text, declared.name.span, span
+        )
         return replace(constructor, bound=bound)
 
     def _bind(
-        self, frame: Frame, parameters: Sequence[t.Field], bound: Mapping[str, Given],
-        arguments: list[tuple[str | None, Given]], what: str, declared: Span, span: Span,
+        self,
+        frame: Frame,
+        parameters: Sequence[t.Field],
+        bound: Mapping[str, Given],
+        arguments: list[tuple[str | None, Given]],
+        what: str,
+        declared: Span,
+        span: Span,
     ) -> dict[str, Given]:
         names = [p.name.text for p in parameters]
         result = dict(bound)
@@ -924,15 +1102,24 @@ class Elaborator:
             if name is None:
                 if not free:
                     self._fail(
-                        "too-many-arguments", f"{what} takes {len(names)} arguments", given.span,
-                        Label(declared, "declared here"), notes=(f"its parameters: {', '.join(names) or 'none'}",), frame=frame,
+                        "too-many-arguments",
+                        f"{what} takes {len(names)} arguments",
+                        given.span,
+                        Label(declared, "declared here"),
+                        notes=(f"its parameters: {', '.join(names) or 'none'}",),
+                        frame=frame,
                     )
                 name = free.pop(0)
             elif name not in names:
                 close = nearest(name, names)
                 self._fail(
-                    "unknown-argument", f"{what} has no parameter {name}", given.span, Label(declared, "declared here"),
-                    notes=(f"its parameters: {', '.join(names) or 'none'}",), fix=close and f"{close} = …", frame=frame,
+                    "unknown-argument",
+                    f"{what} has no parameter {name}",
+                    given.span,
+                    Label(declared, "declared here"),
+                    notes=(f"its parameters: {', '.join(names) or 'none'}",),
+                    fix=close and f"{close} = …",
+                    frame=frame,
                 )
             elif name in free:
                 free.remove(name)
@@ -944,22 +1131,30 @@ class Elaborator:
     ) -> dict[str, Given]:
         accepted = _fields(constructor.operator)
         weights = _weight_names(constructor.operator)
+        if constructor.operator == "rearrange":
+            arguments = _gather_sizes(arguments, accepted, span)
         result = dict(constructor.bound)
         free = [n for n in accepted if n not in result]
         for name, given in arguments:
             if name is None:
                 if not free:
                     self._fail(
-                        "too-many-arguments", f"{constructor.operator} takes {len(accepted)} arguments", given.span,
-                        notes=(f"its arguments: {', '.join(accepted) or 'none'}",), frame=frame,
+                        "too-many-arguments",
+                        f"{constructor.operator} takes {len(accepted)} arguments",
+                        given.span,
+                        notes=(f"its arguments: {', '.join(accepted) or 'none'}",),
+                        frame=frame,
                     )
                 name = free.pop(0)
             elif name not in accepted and name not in weights:
                 close = nearest(name, [*accepted, *weights])
                 self._fail(
-                    "unknown-argument", f"{constructor.operator} has no argument {name}", given.span,
+                    "unknown-argument",
+                    f"{constructor.operator} has no argument {name}",
+                    given.span,
                     notes=(f"its arguments: {', '.join([*accepted, *(w for w in weights if w not in accepted)])}",),
-                    fix=f"{close} = …" if close else None, frame=frame,
+                    fix=f"{close} = …" if close else None,
+                    frame=frame,
                 )
             elif name in free:
                 free.remove(name)
@@ -979,8 +1174,16 @@ class Elaborator:
         return self._result(result)
 
     def _apply(
-        self, frame: Frame, constructor: Constructor, tensors: list[Any], given: Mapping[str, Tensor], span: Span, *,
-        name: str | None = None, instance: str | None = None, root: bool = False,
+        self,
+        frame: Frame,
+        constructor: Constructor,
+        tensors: list[Any],
+        given: Mapping[str, Tensor],
+        span: Span,
+        *,
+        name: str | None = None,
+        instance: str | None = None,
+        root: bool = False,
     ) -> Any:
         if isinstance(constructor, ModuleValue):
             self._instances += 1
@@ -997,12 +1200,20 @@ class Elaborator:
         return result
 
     def _apply_module(
-        self, frame: Frame, module: ModuleValue, tensors: list[Any], span: Span, name: str | None, instance: str | None,
+        self,
+        frame: Frame,
+        module: ModuleValue,
+        tensors: list[Any],
+        span: Span,
+        name: str | None,
+        instance: str | None,
         root: bool,
     ) -> _Return | Any:
         declaration = module.declaration
         if frame.depth >= self._budget.nesting:
-            self._exhausted(f"modules are nested too deeply, at {declaration.name.text}", self._budget.nesting, span, "nesting")
+            self._exhausted(
+                f"modules are nested too deeply, at {declaration.name.text}", self._budget.nesting, span, "nesting"
+            )
         local = "" if root else name or frame.unique(snake(declaration.name.text))
         path = "" if root else join(frame.path, local)
         owner = "" if root else instance or join(frame.instance, local)
@@ -1017,8 +1228,11 @@ class Elaborator:
         result = self._block(inner, declaration.body)
         if result is None:
             self._fail(
-                "no-return", f"{declaration.name.text} ends without `return`", declaration.name.span,
-                fix="return x as its last statement", frame=inner,
+                "no-return",
+                f"{declaration.name.text} ends without `return`",
+                declaration.name.span,
+                fix="return x as its last statement",
+                frame=inner,
             )
         if any(v is POISON for _, v in result.values):
             return POISON
@@ -1036,8 +1250,12 @@ class Elaborator:
                 value, at = self._eval(frame, field.default), field.default.span
             else:
                 self._fail(
-                    "missing-argument", f"{what} needs {field.name.text}", span, Label(field.span, "declared here, without a default"),
-                    fix=f"{what}({field.name.text} = …)", frame=frame.caller,
+                    "missing-argument",
+                    f"{what} needs {field.name.text}",
+                    span,
+                    Label(field.span, "declared here, without a default"),
+                    fix=f"{what}({field.name.text} = …)",
+                    frame=frame.caller,
                 )
             if field.type is not None:
                 self._check_kind(frame, field, value, at)
@@ -1051,13 +1269,20 @@ class Elaborator:
         accepts = COMPILE_TIME_TYPES.get(kind)
         if accepts is None:
             self._fail(
-                "parameter-type", f"there is no kind {kind}", field.type.span, frame=frame,
-                notes=(f"kinds: {', '.join(COMPILE_TIME_TYPES)}",), fix=nearest(kind, COMPILE_TIME_TYPES),
+                "parameter-type",
+                f"there is no kind {kind}",
+                field.type.span,
+                frame=frame,
+                notes=(f"kinds: {', '.join(COMPILE_TIME_TYPES)}",),
+                fix=nearest(kind, COMPILE_TIME_TYPES),
             )
         if not accepts(value):
             self._fail(
-                "argument-type", f"{field.name.text} is declared {kind}, not {describe(value)}", at,
-                Label(field.span, "declared here"), frame=frame,
+                "argument-type",
+                f"{field.name.text} is declared {kind}, not {describe(value)}",
+                at,
+                Label(field.span, "declared here"),
+                frame=frame,
             )
 
     def _declare_inputs(self, frame: Frame, declaration: t.Module, tensors: list[Any], span: Span) -> None:
@@ -1065,7 +1290,9 @@ class Elaborator:
         inputs = declaration.inputs
         if len(tensors) > len(inputs) or any(f.default is None for f in inputs[len(tensors) :]):
             self._fail(
-                "input-count", f"{what} takes {len(inputs)} inputs, not {len(tensors)}", span,
+                "input-count",
+                f"{what} takes {len(inputs)} inputs, not {len(tensors)}",
+                span,
                 Label(declaration.name.span, f"declared with {', '.join(f.name.text for f in inputs) or 'no inputs'}"),
                 frame=frame.caller,
             )
@@ -1077,7 +1304,13 @@ class Elaborator:
                 value = self._eval(frame, field.default)
             if isinstance(field.type, t.ShapeType) and value is not None:
                 if not isinstance(value, Tensor):
-                    self._fail("input-type", f"{what} takes a tensor {field.name.text}, not {describe(value)}", span, Label(field.span), frame=frame)
+                    self._fail(
+                        "input-type",
+                        f"{what} takes a tensor {field.name.text}, not {describe(value)}",
+                        span,
+                        Label(field.span),
+                        frame=frame,
+                    )
                 self._unify(frame, field.type, value, span, f"the input {field.name.text} of {what}")
             at = value.span if isinstance(value, Tensor) else field.span
             frame.declare(field.name.text, value, at)
@@ -1086,17 +1319,25 @@ class Elaborator:
         """Bind the names of a declared shape to the sizes of a tensor, and check what is known already."""
         if declared.dtype is not None and self._dtype(declared.dtype) != tensor.type.dtype:
             self._fail(
-                "dtype-mismatch", f"{what} is declared {declared.dtype.text}, but it is {tensor.type}", span,
-                Label(declared.span, "declared here"), Label(tensor.span, f"this is {tensor.type}"),
-                fix=f"cast(x, {declared.dtype.text})", frame=frame,
+                "dtype-mismatch",
+                f"{what} is declared {declared.dtype.text}, but it is {tensor.type}",
+                span,
+                Label(declared.span, "declared here"),
+                Label(tensor.span, f"this is {tensor.type}"),
+                fix=f"cast(x, {declared.dtype.text})",
+                frame=frame,
             )
         pattern = list(declared.dimensions)
         dots = [i for i, d in enumerate(pattern) if isinstance(d, t.Ellipsis)]
         rank = tensor.type.rank
         if len(dots) > 1 or (rank < len(pattern) - 1 if dots else rank != len(pattern)):
             self._fail(
-                "rank-mismatch", f"{what} is declared with {len(pattern) - len(dots)} axes, but it is {tensor.type}", span,
-                Label(declared.span, "declared here"), Label(tensor.span, f"this is {tensor.type}"), frame=frame,
+                "rank-mismatch",
+                f"{what} is declared with {len(pattern) - len(dots)} axes, but it is {tensor.type}",
+                span,
+                Label(declared.span, "declared here"),
+                Label(tensor.span, f"this is {tensor.type}"),
+                frame=frame,
             )
         if dots:
             after = len(pattern) - dots[0] - 1
@@ -1120,11 +1361,20 @@ class Elaborator:
                 self._mismatch(frame, dimension, expected, size, declared, tensor, span, what)
 
     def _unbound(self, frame: Frame, name: t.Name) -> bool:
-        return frame.find(name.text) is None and (name.text not in frame.home.names or not isinstance(frame.home.names[name.text], int))
+        return frame.find(name.text) is None and (
+            name.text not in frame.home.names or not isinstance(frame.home.names[name.text], int)
+        )
 
     def _mismatch(
-        self, frame: Frame, dimension: t.Expr, expected: Dim, size: Dim, declared: t.ShapeType, tensor: Tensor,
-        span: Span, what: str,
+        self,
+        frame: Frame,
+        dimension: t.Expr,
+        expected: Dim,
+        size: Dim,
+        declared: t.ShapeType,
+        tensor: Tensor,
+        span: Span,
+        what: str,
     ) -> NoReturn:
         labels = [Label(dimension.span, f"declared {dimension.span.text} here, which is {expected}")]
         if isinstance(dimension, t.Name):
@@ -1133,8 +1383,12 @@ class Elaborator:
                 labels.append(Label(variable.span, f"{dimension.text} is {expected} from here"))
         labels.append(Label(tensor.span, f"this is {tensor.type}"))
         self._fail(
-            "shape-mismatch", f"{what} has {size} where {expected} is declared ({dimension.span.text})", span, *labels,
-            fix=f"make this axis {expected}, or declare {size} there", frame=frame,
+            "shape-mismatch",
+            f"{what} has {size} where {expected} is declared ({dimension.span.text})",
+            span,
+            *labels,
+            fix=f"make this axis {expected}, or declare {size} there",
+            frame=frame,
         )
 
     def _check_outputs(self, frame: Frame, declaration: t.Module, result: _Return) -> None:
@@ -1143,8 +1397,10 @@ class Elaborator:
         flat = [one for _, value in result.values for one in _flattened(value)]
         if len(flat) != len(declaration.outputs):
             self._fail(
-                "output-count", f"{declaration.name.text} declares {len(declaration.outputs)} outputs and returns {len(flat)}",
-                declaration.outputs[0].span, frame=frame,
+                "output-count",
+                f"{declaration.name.text} declares {len(declaration.outputs)} outputs and returns {len(flat)}",
+                declaration.outputs[0].span,
+                frame=frame,
             )
         for declared, tensor in zip(declaration.outputs, flat, strict=True):
             if isinstance(declared, t.ShapeType):
@@ -1195,8 +1451,13 @@ class Elaborator:
         return result
 
     def _placed(
-        self, frame: Frame, cls: type[Operator], data: list[Tensor], given: Mapping[str, Tensor],
-        created: Mapping[str, Tensor], span: Span,
+        self,
+        frame: Frame,
+        cls: type[Operator],
+        data: list[Tensor],
+        given: Mapping[str, Tensor],
+        created: Mapping[str, Tensor],
+        span: Span,
     ) -> tuple[Tensor | None, ...]:
         """Data inputs, given weights and own parameters in the order of the operands."""
         named = {**created, **given}
@@ -1217,7 +1478,12 @@ class Elaborator:
                 self._fail("input-count", f"{cls.name} needs its input {operand.name}", span, frame=frame)
         if waiting:
             wanted = [o.name for o in cls.operands if o.name not in created]
-            self._fail("input-count", f"{cls.name} takes {len(wanted)} inputs ({', '.join(wanted)}), not {len(data)}", span, frame=frame)
+            self._fail(
+                "input-count",
+                f"{cls.name} takes {len(wanted)} inputs ({', '.join(wanted)}), not {len(data)}",
+                span,
+                frame=frame,
+            )
         return tuple(inputs)
 
     def _made(
@@ -1246,7 +1512,9 @@ class Elaborator:
             reason = str(error["msg"]).removeprefix("Value error, ")
             written = describe(given.value) if given else repr(error["input"])
             message, fix = f"{cls.name} cannot take {written} as {name}: {reason[:1].lower()}{reason[1:]}", None
-        return self._diagnostic("attribute", message, given.span if given else span, (), "", (f"its arguments: {names}",), fix, frame)
+        return self._diagnostic(
+            "attribute", message, given.span if given else span, (), "", (f"its arguments: {names}",), fix, frame
+        )
 
     def _made_node(
         self, frame: Frame, name: str, attributes: Mapping[str, Any], inputs: tuple[Tensor, ...], span: Span
@@ -1264,7 +1532,9 @@ class Elaborator:
         path = join(frame.path, name if fixed else frame.unique(name))
         try:
             op = op.canonical(*(None if i is None else i.type for i in inputs))
-            node = self._edit.add(self._edit.fresh(path), op, *(None if i is None else i.ref for i in inputs), phase=phase, origin=(span,))
+            node = self._edit.add(
+                self._edit.fresh(path), op, *(None if i is None else i.ref for i in inputs), phase=phase, origin=(span,)
+            )
         except ShapeError as error:
             raise Fault(self._shape_fault(frame, error, inputs, span)) from None
         tensors = tuple(Tensor(Value(node.path, i), type_, span, phase) for i, type_ in enumerate(node.types))
@@ -1276,8 +1546,12 @@ class Elaborator:
         for tensor in inputs:
             if tensor is not None and tensor.phase not in ("both", frame.phase):
                 self._fail(
-                    "phase", f"this value exists only in the {tensor.phase} phase", span, Label(tensor.span, "computed here"),
-                    fix=f"put this into a `{tensor.phase} {{ … }}` part too", frame=frame,
+                    "phase",
+                    f"this value exists only in the {tensor.phase} phase",
+                    span,
+                    Label(tensor.span, "computed here"),
+                    fix=f"put this into a `{tensor.phase} {{ … }}` part too",
+                    frame=frame,
                 )
         return frame.phase
 
@@ -1295,16 +1569,22 @@ class Elaborator:
         for size in spec.shape:
             if isinstance(size, Expression):
                 self._fail(
-                    "symbolic-parameter", f"the parameter {path} would be {type_}, but parameters have fixed shapes", span,
-                    notes=(f"{size} depends on the input's symbols",), frame=frame,
+                    "symbolic-parameter",
+                    f"the parameter {path} would be {type_}, but parameters have fixed shapes",
+                    span,
+                    notes=(f"{size} depends on the input's symbols",),
+                    frame=frame,
                 )
         known = self._edit.find_parameter(path)
         if known is None:
             self._edit.parameter(Parameter(path, type_, spec.initialiser, not spec.buffer, spec.buffer, origin=(span,)))
         elif known.type != type_:
             self._fail(
-                "tied-shape", f"{path} is {known.type} from its first call, but this call needs {type_}", span,
-                *(Label(s, "first called here") for s in known.origin[:1]), frame=frame,
+                "tied-shape",
+                f"{path} is {known.type} from its first call, but this call needs {type_}",
+                span,
+                *(Label(s, "first called here") for s in known.origin[:1]),
+                frame=frame,
                 fix="use a separate instance here, or give both calls inputs of one size",
             )
         return Tensor(ParameterRef(path), type_, span)
@@ -1317,7 +1597,9 @@ class Elaborator:
         what = declaration.name.text
         self._declare_parameters(inner, declaration.parameters, value.bound, what, span)
         if len(tensors) != len(declaration.inputs):
-            self._fail("input-count", f"{what} takes {len(declaration.inputs)} inputs, not {len(tensors)}", span, frame=frame)
+            self._fail(
+                "input-count", f"{what} takes {len(declaration.inputs)} inputs, not {len(tensors)}", span, frame=frame
+            )
         for field, tensor in zip(declaration.inputs, tensors, strict=True):
             if isinstance(field.type, t.ShapeType):
                 self._unify(inner, field.type, tensor, span, f"the input {field.name.text} of {what}")
@@ -1325,13 +1607,20 @@ class Elaborator:
         for declared in declaration.outputs:
             if not isinstance(declared, t.ShapeType):
                 self._fail("extern-type", f"{what} must declare the shapes it returns", declared.span, frame=frame)
-            dtype = tensors[0].type.dtype if declared.dtype is None and tensors else self._dtype(declared.dtype or declaration.name)
+            dtype = (
+                tensors[0].type.dtype
+                if declared.dtype is None and tensors
+                else self._dtype(declared.dtype or declaration.name)
+            )
             types.append(TensorType(dtype, tuple(self._dimension(inner, cast(t.Expr, d)) for d in declared.dimensions)))
         attributes = tuple((f.name.text, cast(Variable, inner.find(f.name.text)).value) for f in declaration.parameters)
         implementations = tuple((backend.text, text.raw) for backend, text in declaration.implementations)
         op = self._made(
-            frame, OPERATORS["extern"],
-            {"name_": what, "attributes_": attributes, "types": tuple(types), "implementations": implementations}, {}, span,
+            frame,
+            OPERATORS["extern"],
+            {"name_": what, "attributes_": attributes, "types": tuple(types), "implementations": implementations},
+            {},
+            span,
         )
         return self._node(frame, op, tensors, span, name or frame.unique(snake(what)), fixed=True)
 
@@ -1340,16 +1629,21 @@ class Elaborator:
     def _dimension(self, frame: Frame, e: t.Expr) -> Dim:
         value = self._eval(frame, e)
         if not isinstance(value, (int, Expression)) or isinstance(value, bool):
-            self._fail("dimension", f"a dimension is an integer or a symbol, not {describe(value)}", e.span, frame=frame)
-        if isinstance(value, int) and value < 0:
-            self._fail("dimension", f"a dimension cannot be {value}", e.span, frame=frame)
+            self._fail(
+                "dimension", f"a dimension is an integer or a symbol, not {describe(value)}", e.span, frame=frame
+            )
+        if isinstance(value, int) and value < 1:
+            self._fail("dimension", f"a dimension is at least 1, not {value}", e.span, frame=frame)
         return value
 
     def _dtype(self, name: t.Identifier) -> DType:
         if name.text not in DTYPES:
             accepted = [d.value for d in DType]
             self._fail(
-                "dtype", f"there is no dtype {name.text}", name.span, notes=(f"dtypes: {', '.join(accepted)}",),
+                "dtype",
+                f"there is no dtype {name.text}",
+                name.span,
+                notes=(f"dtypes: {', '.join(accepted)}",),
                 fix=_DTYPE_HABITS.get(name.text) or nearest(name.text, accepted),
             )
         return DType(name.text)
@@ -1438,6 +1732,15 @@ def _operand_like(value: Any) -> bool:
     return isinstance(value, (Tensor, int, float)) and not isinstance(value, bool)
 
 
+def _gather_sizes(
+    arguments: list[tuple[str | None, Given]], accepted: Sequence[str], span: Span
+) -> list[tuple[str | None, Given]]:
+    """`rearrange("n t (h d) -> n h t d", h = 8)`: keywords that are no attribute are the sizes of the pattern's names."""
+    sizes = [[name, given.value] for name, given in arguments if name is not None and name not in accepted]
+    rest = [(name, given) for name, given in arguments if name is None or name in accepted]
+    return [*rest, ("sizes", Given(sizes, span))] if sizes else rest
+
+
 @cache
 def _fields(operator: str) -> tuple[str, ...]:
     cls: Any = LAYERS.get(operator) or OPERATORS[operator]
@@ -1491,8 +1794,10 @@ def _constant(self: Elaborator, frame: Frame, e: t.Constant) -> Any:
 def _graph_only(self: Elaborator, frame: Frame, e: t.Expr) -> Any:
     raise Fault(
         Diagnostic(
-            "graph-value", f"{e.span.text} names a value of the normal form, which stands only in `graph` blocks",
-            (Label(e.span),), fix=e.span.text[1:].rpartition(".")[2],
+            "graph-value",
+            f"{e.span.text} names a value of the normal form, which stands only in `graph` blocks",
+            (Label(e.span),),
+            fix=e.span.text[1:].rpartition(".")[2],
         )
     )
 

@@ -46,7 +46,9 @@ def unknown_name(name: str, span: Span, visible: Iterable[str], *, called: bool)
     """A name that nothing defines; `called` where it stands as a layer or module."""
     close = _HABITS.get(name) or nearest(name, [*visible, *BUILTINS, *OPERATORS])
     if called:
-        return Diagnostic("unknown-operator", f"there is no operator, layer or module called {name}", (Label(span),), fix=close)
+        return Diagnostic(
+            "unknown-operator", f"there is no operator, layer or module called {name}", (Label(span),), fix=close
+        )
     return Diagnostic("undefined-name", f"nothing here is called {name}", (Label(span),), fix=close)
 
 

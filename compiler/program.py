@@ -116,7 +116,9 @@ class Program:
             return self.models[0]
         notes = (f"it declares: {', '.join(self.models) or 'no models'}",)
         fix = f"{self.source.name}:{self.models[0]}" if self.models else None
-        raise NetcError([Diagnostic("unknown-model", f"say which model of {self.source.name} is meant", (), notes, fix)])
+        raise NetcError(
+            [Diagnostic("unknown-model", f"say which model of {self.source.name} is meant", (), notes, fix)]
+        )
 
     def check(self) -> list[Diagnostic]:
         """Elaborate every model and target and check every expectation's numbers elsewhere; returns all messages."""
@@ -162,9 +164,15 @@ class Program:
         if name is None and len(declared) == 1:
             return next(iter(declared.values()))
         if name is None or name not in declared:
-            message = f"{self.source.name} has no target {name}" if name else f"say which target of {self.source.name} is meant"
+            message = (
+                f"{self.source.name} has no target {name}"
+                if name
+                else f"say which target of {self.source.name} is meant"
+            )
             close = nearest(name or "", declared) or next(iter(declared), None)
-            raise NetcError([Diagnostic("unknown-target", message, (), (f"it declares: {', '.join(declared) or 'none'}",), close)])
+            raise NetcError(
+                [Diagnostic("unknown-target", message, (), (f"it declares: {', '.join(declared) or 'none'}",), close)]
+            )
         return declared[name]
 
     def _target(self, declaration: t.Target) -> Target:
@@ -173,8 +181,11 @@ class Program:
         if not isinstance(function, t.Name) or function.text not in TARGETS:
             written = function.span.text
             _stop(
-                "unknown-target", f"there is no kind of target {written}", function.span,
-                notes=(f"kinds: {', '.join(TARGETS)}",), fix=nearest(written, TARGETS),
+                "unknown-target",
+                f"there is no kind of target {written}",
+                function.span,
+                notes=(f"kinds: {', '.join(TARGETS)}",),
+                fix=nearest(written, TARGETS),
             )
         places: dict[str, Span] = {}
         attributes: dict[str, Any] = {}
@@ -232,7 +243,11 @@ class Program:
             if isinstance(source, Model):
                 return self._transformed(scope, source, e.stage, name)
             raise Fault(
-                Diagnostic("pipe", f"at file level `|>` sends a model through transforms, not {describe(source)}", (Label(e.value.span),))
+                Diagnostic(
+                    "pipe",
+                    f"at file level `|>` sends a model through transforms, not {describe(source)}",
+                    (Label(e.value.span),),
+                )
             )
         report = Diagnostics()
         elaborator = Elaborator(report, self.budget, self._resolve)
@@ -249,8 +264,10 @@ class Program:
                 many = str(least) if least < 10**9 else f"10**{len(str(least)) - 1} or more"
                 raise Fault(
                     Diagnostic(
-                        "budget", f"{name} would have at least {many} module instances: the limit is {self.budget.instances}",
-                        (Label(e.span),), fix="make the model smaller, or raise the limit: --budget instances=…",
+                        "budget",
+                        f"{name} would have at least {many} module instances: the limit is {self.budget.instances}",
+                        (Label(e.span),),
+                        fix="make the model smaller, or raise the limit: --budget instances=…",
                     )
                 )
         report = Diagnostics()
@@ -265,16 +282,17 @@ class Program:
         if not isinstance(function, t.Name) or function.text not in _TRANSFORMS:
             raise Fault(
                 Diagnostic(
-                    "unknown-transform", f"there is no transform {function.span.text}", (Label(function.span),),
-                    (f"transforms: {', '.join(_TRANSFORMS)}",), nearest(function.span.text, _TRANSFORMS),
+                    "unknown-transform",
+                    f"there is no transform {function.span.text}",
+                    (Label(function.span),),
+                    (f"transforms: {', '.join(_TRANSFORMS)}",),
+                    nearest(function.span.text, _TRANSFORMS),
                 )
             )
         arguments = stage.arguments if isinstance(stage, t.Call) else ()
         return _TRANSFORMS[function.text](self, scope, model, arguments, stage.span, name)
 
-    def _load(
-        self, scope: FileScope, model: Model, arguments: tuple[t.Argument, ...], span: Span, name: str
-    ) -> Model:
+    def _load(self, scope: FileScope, model: Model, arguments: tuple[t.Argument, ...], span: Span, name: str) -> Model:
         """`load("weights.safetensors", rename = hf)`."""
         path: str | None = None
         rename: RenameMap | None = None
@@ -286,7 +304,14 @@ class Program:
             else:
                 raise Fault(Diagnostic("unknown-argument", "load takes a path and rename = …", (Label(argument.span),)))
         if path is None:
-            raise Fault(Diagnostic("missing-argument", "load needs the path of a checkpoint", (Label(span),), fix='load("weights.safetensors")'))
+            raise Fault(
+                Diagnostic(
+                    "missing-argument",
+                    "load needs the path of a checkpoint",
+                    (Label(span),),
+                    fix='load("weights.safetensors")',
+                )
+            )
         location = self._inside(scope, path, arguments[0].span)
         try:
             graph, report = load(model.graph, open_checkpoint(location), rename=rename, span=span)
@@ -298,7 +323,9 @@ class Program:
     def _weights_path(self, scope: FileScope, argument: t.Argument) -> str:
         value = Elaborator(Diagnostics(), self.budget, self._resolve).constant(scope, argument.value)
         if not isinstance(value, str):
-            raise Fault(Diagnostic("argument-type", f"a path is a string, not {describe(value)}", (Label(argument.span),)))
+            raise Fault(
+                Diagnostic("argument-type", f"a path is a string, not {describe(value)}", (Label(argument.span),))
+            )
         return value
 
     def _rename(self, scope: FileScope, argument: t.Argument) -> RenameMap:
@@ -309,8 +336,11 @@ class Program:
         known = [n for n, v in scope.names.items() if isinstance(v, RenameMap)]
         raise Fault(
             Diagnostic(
-                "unknown-rename", f"there is no rename map {argument.value.span.text}", (Label(argument.value.span),),
-                (f"rename maps here: {', '.join(known) or 'none'}",), nearest(argument.value.span.text, known),
+                "unknown-rename",
+                f"there is no rename map {argument.value.span.text}",
+                (Label(argument.value.span),),
+                (f"rename maps here: {', '.join(known) or 'none'}",),
+                nearest(argument.value.span.text, known),
             )
         )
 
@@ -323,8 +353,11 @@ class Program:
         if not path.is_relative_to(self.root):
             raise Fault(
                 Diagnostic(
-                    "outside-folder", f"{text} lies outside the folder of this spec", (Label(span),),
-                    (f"the folder is {self.root}",), "move the file there, or allow its folder: --allow FOLDER",
+                    "outside-folder",
+                    f"{text} lies outside the folder of this spec",
+                    (Label(span),),
+                    (f"the folder is {self.root}",),
+                    "move the file there, or allow its folder: --allow FOLDER",
                 )
             )
         if not path.exists():
@@ -345,7 +378,9 @@ def _target_problem(function: t.Name, error: Any, places: Mapping[str, Span], de
         message = f"{function.text} has no argument {name}"
     else:
         message = f"{function.text} cannot take {error['input']!r} as {name}: {error['msg']}"
-    return Diagnostic("target", message, (Label(span),), (f"its arguments: {', '.join(accepted)}",), nearest(name, accepted))
+    return Diagnostic(
+        "target", message, (Label(span),), (f"its arguments: {', '.join(accepted)}",), nearest(name, accepted)
+    )
 
 
 def _in_package(text: str, span: Span) -> Path:
@@ -439,8 +474,10 @@ class _Reader:
         if name.text in scope.names:
             self.diagnostics.add(
                 Diagnostic(
-                    "duplicate-name", f"{name.text} is declared twice",
-                    (Label(name.span), Label(scope.declared[name.text], "first declared here")), fix="give one of them another name",
+                    "duplicate-name",
+                    f"{name.text} is declared twice",
+                    (Label(name.span), Label(scope.declared[name.text], "first declared here")),
+                    fix="give one of them another name",
                 )
             )
             return
@@ -456,7 +493,12 @@ class _Reader:
             if theirs.text not in there.names:
                 close = nearest(theirs.text, there.names)
                 self.diagnostics.add(
-                    Diagnostic("unknown-import", f"{d.path.raw} does not declare {theirs.text}", (Label(theirs.span),), fix=close)
+                    Diagnostic(
+                        "unknown-import",
+                        f"{d.path.raw} does not declare {theirs.text}",
+                        (Label(theirs.span),),
+                        fix=close,
+                    )
                 )
             else:
                 self._name(scope, ours, there.names[theirs.text])
@@ -467,13 +509,18 @@ class _Reader:
         problem: Diagnostic | None = None
         if not path.is_relative_to(self.root):
             problem = Diagnostic(
-                "outside-folder", f"{d.path.raw} lies outside the folder of this spec", (Label(d.path.span),),
-                (f"the folder is {self.root}",), "allow its folder: --allow FOLDER",
+                "outside-folder",
+                f"{d.path.raw} lies outside the folder of this spec",
+                (Label(d.path.span),),
+                (f"the folder is {self.root}",),
+                "allow its folder: --allow FOLDER",
             )
         elif path in self._open:
             chain = " → ".join(p.name for p in [*self._open[self._open.index(path) :], path])
             problem = Diagnostic(
-                "import-cycle", f"the imports run in a circle: {chain}", (Label(d.path.span),),
+                "import-cycle",
+                f"the imports run in a circle: {chain}",
+                (Label(d.path.span),),
                 fix="move what both files need into a third one",
             )
         elif path in self.files:
@@ -513,7 +560,13 @@ def _step(call: t.Call) -> Permute | Reshape:
     name = cast(t.Name, call.function).text
     items = call.arguments[0].value if len(call.arguments) == 1 else None
     if name not in _STEPS:
-        _stop("rename", f"a rename cannot {name}", call.span, notes=(f"steps: {', '.join(_STEPS)}",), fix=nearest(name, _STEPS))
+        _stop(
+            "rename",
+            f"a rename cannot {name}",
+            call.span,
+            notes=(f"steps: {', '.join(_STEPS)}",),
+            fix=nearest(name, _STEPS),
+        )
     if not isinstance(items, t.ListOf) or not all(isinstance(_signed(i), int) for i in items.items):
         _stop("rename", f"{name} takes one list of integers", call.span, fix=f"{name}([1, 0])")
     return _STEPS[name](tuple(cast(int, _signed(i)) for i in items.items))
@@ -525,5 +578,3 @@ def _signed(e: t.Expr) -> int | float | None:
     if isinstance(e, t.Unary) and e.op == "-" and isinstance(e.operand, t.Number):
         return -e.operand.value
     return None
-
-

@@ -29,6 +29,7 @@ BUILDS_ON = {
     "builtin": "types",
     "rename": "checkpoint",
     "files": "diagnostic",
+    "feed": "diagnostic types",
     "operators": "types",
     "graph": "operators source",
     "axes": "graph",
@@ -56,7 +57,7 @@ BUILDS_ON = {
     "grammar": "",
     "specs": "",
     "backends": "passes diagnostic weights target",
-    "netc": "pipeline expectation reference format specs backends",
+    "netc": "pipeline expectation reference format feed specs backends",
 }
 
 HEAVY = frozenset({"torch", "tvm", "onnx", "onnxruntime", "transformers"})

@@ -3,4 +3,5 @@
 from .module import evaluate as evaluate
 from .module import export as export
 from .module import module as module
+from .reference import Reference as Reference
 from .source import source as source

@@ -5,22 +5,26 @@ Exit codes: 0 all is well; 1 the input is wrong (diagnostics were printed); 2 th
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from . import __version__
+from .backends.training.options import TrainingOptions, parse_options
 from .compiler.budget import Budget
 from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest, render
 
 if TYPE_CHECKING:
+    from .compiler.cost import Report
     from .compiler.model import Model
     from .compiler.program import Program
 
@@ -41,11 +45,11 @@ app = typer.Typer(
 ModelArgument = Annotated[str, typer.Argument(metavar="FILE[:MODEL]", help="A .net file and one of its models.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="text for people, json for programs")]
 BindOption = Annotated[list[str], typer.Option("--bind", metavar="N=1", help="Give a symbolic dimension a number.")]
-BudgetOption = Annotated[list[str], typer.Option("--budget", metavar="nodes=…", help="Raise a limit of the elaborator.")]
+BudgetOption = Annotated[
+    list[str], typer.Option("--budget", metavar="nodes=…", help="Raise a limit of the elaborator.")
+]
 AllowOption = Annotated[Path | None, typer.Option("--allow", help="A folder that imports and weights may lie in.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the parameters that no weights are loaded into.")]
-
-_format = Format.text
 
 
 @contextmanager
@@ -119,7 +123,9 @@ def version(wanted: bool) -> None:
 
 @app.callback()
 def netc(
-    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """A declarative compiler for neural-network architectures."""
 
@@ -170,7 +176,9 @@ def _check_file(path: Path, budget: Sequence[str], allow: Path | None, found: Di
 @app.command()
 def fmt(
     files: Annotated[list[Path], typer.Argument(help="The .net files; they are rewritten in place.")],
-    check_only: Annotated[bool, typer.Option("--check", help="Change nothing; exit with 1 if something would change.")] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit with 1 if something would change.")
+    ] = False,
 ) -> None:
     """Format files: one layout, comments kept."""
     from .compiler.files import written_whole
@@ -241,20 +249,43 @@ def cost(
         if form == Format.json:
             print(json.dumps(report.data(), indent=2))
         else:
-            _print_table(report.table(depth))
+            _print_costs(report, depth)
 
 
-def _print_table(rows: Any) -> None:
+def _print_costs(report: Report, depth: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    header, *body = rows
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for i, name in enumerate(header):
-        table.add_column(str(name), justify="left" if i == 0 else "right", overflow="fold")
-    for row in body:
-        table.add_row(*map(str, row))
-    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    for name in ("path", "kind", "nodes", "params", "MACs", "other ops", "activations", "peak"):
+        table.add_column(name, justify="left" if name in ("path", "kind") else "right", no_wrap=name == "path")
+    for row in report.table(depth):
+        table.add_row(
+            row.path or report.model, row.kind, str(row.nodes), _counted(row.parameters), _counted(row.macs),
+            _counted(row.other), _sized(row.activations), _sized(row.peak),
+        )  # fmt: skip
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(table)
+    console.print(f"most memory is alive at {report.peak_at}")
+    console.print(
+        f"critical path: {len(report.longest.nodes)} nodes; {_counted(report.heaviest.macs)} MACs along the heaviest chain"
+    )
+
+
+def _counted(count: Any) -> str:
+    return f"{count:,}" if isinstance(count, int) else str(count)
+
+
+def _sized(count: Any) -> str:
+    """Bytes with an IEC suffix; symbolic ones as they are."""
+    if not isinstance(count, int):
+        return f"{count} B"
+    size = float(count)
+    for suffix in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {suffix}" if suffix == "B" else f"{size:.2f} {suffix}"
+        size /= 1024
+    return f"{size:.2f} GiB"
 
 
 @app.command()
@@ -277,7 +308,9 @@ def ops(name: Annotated[str | None, typer.Argument(help="One operator; all witho
         if name is None:
             print("\n".join(operator_names()))
         elif name not in operator_names():
-            raise NetcError([Diagnostic("unknown-operator", f"there is no operator {name}", fix=nearest(name, operator_names()))])
+            raise NetcError(
+                [Diagnostic("unknown-operator", f"there is no operator {name}", fix=nearest(name, operator_names()))]
+            )
         else:
             print(describe_operator(name))
 
@@ -297,12 +330,174 @@ def export(
             print(path)
 
 
+@app.command("compile")
+def compile_model(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The artifact folder.")],
+    target: Annotated[str | None, typer.Option(help="A target of the file; this machine without it.")] = None,
+    bind: BindOption = [],  # noqa: B006
+    seed: SeedOption = 0,
+    compare: Annotated[bool, typer.Option("--check/--no-check", help="Measure the difference to PyTorch.")] = True,
+    allow: AllowOption = None,
+) -> None:
+    """Compile a model through TVM into a folder that runs without PyTorch and without the spec."""
+    from .compiler.backend import backend
+    from .compiler.passes.bind import bind as bound
+
+    with reporting(Format.text):
+        program, made = chosen(model, (), allow)
+        sizes = bindings(bind)
+        described = program.target(target)
+        tvm = backend("tvm")
+        reference = backend("pytorch").Reference(bound(made.graph, sizes), seed) if compare else None
+        options = {"bind": sizes, "seed": seed, "reference": reference, "spec_hash": made.spec_hash}
+        artifact = tvm.compile(made.graph, described, output, **options)
+        manifest = json.loads((output / "manifest.json").read_text())
+        size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
+        print(f"{made.name} for {described}: {len(manifest['kernels'])} kernels, {_sized(size)} in {output}")
+        if manifest["difference"] is not None:
+            difference = manifest["difference"]
+            print(
+                f"largest difference to PyTorch: {difference['absolute']:.2e} ({difference['relative']:.2e} relative)"
+            )
+        if artifact is None:
+            print(f"built for {manifest['processor']['triple']}; it does not run on this machine")
+
+
+@app.command()
+def run(
+    artifact: Annotated[Path, typer.Argument(help="A folder that `netc compile` wrote.")],
+    inputs: Annotated[list[Path], typer.Argument(help="One .npy file or picture for each input.")],
+    top: Annotated[int, typer.Option(min=0, help="Print the largest so many classes of the first output.")] = 0,
+    labels: Annotated[Path | None, typer.Option(help="A text file with the name of each class on a line.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the outputs into this .npz file.")
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Runs that are timed.")] = 20,
+    against: Annotated[
+        str | None, typer.Option(metavar="FILE:MODEL", help="Run this model in PyTorch beside it.")
+    ] = None,
+) -> None:
+    """Run a compiled model, and print its outputs and latency."""
+    from .backends.relax import Artifact
+    from .compiler.feed import read
+
+    with reporting(Format.text):
+        loaded = Artifact.load(artifact)
+        if len(inputs) != len(loaded.inputs):
+            wanted = ", ".join(f"{name}: {signature}" for name, signature in loaded.inputs.items())
+            raise usage(f"the model takes {len(loaded.inputs)} inputs ({wanted}), not {len(inputs)}")
+        arrays = [read(p, s.dtype, s.shape) for p, s in zip(inputs, loaded.inputs.values(), strict=True)]
+        names = None if labels is None else _text(labels).splitlines()
+        results = loaded.run(arrays)
+        for (name, signature), result in zip(loaded.outputs.items(), results, strict=True):
+            print(f"{name}: {signature.dtype.value}{list(result.shape)}")
+        if top:
+            _print_top(results[0], top, names)
+        if output is not None:
+            _write_arrays(output, dict(zip(loaded.outputs, results, strict=True)))
+        _print_latency(loaded, arrays, results, repeat, against)
+
+
+def _print_top(result: Any, count: int, names: Sequence[str] | None) -> None:
+    import numpy
+
+    scores = result.reshape(-1, result.shape[-1])[0].astype("float64")
+    shares = numpy.exp(scores - scores.max())
+    shares /= shares.sum()
+    for place in numpy.argsort(-scores, kind="stable")[:count]:
+        name = names[place] if names is not None and place < len(names) else f"class {place}"
+        print(f"  {100 * shares[place]:5.1f} %  {name}")
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    import numpy
+
+    from .compiler.files import written_whole
+
+    with written_whole(path) as partial, partial.open("wb") as file:
+        numpy.savez(file, **arrays)
+
+
+def _print_latency(loaded: Any, arrays: list[Any], results: list[Any], repeat: int, against: str | None) -> None:
+    """Latency alone, or in turns with PyTorch: A B A B, with equal threads, and the largest difference."""
+    from statistics import median
+
+    threads = loaded.manifest["processor"]["threads"]
+    if against is None:
+        print(
+            f"latency: {1e3 * loaded.latency(arrays, repeat).median:.2f} ms (median of {repeat} runs, {threads} threads)"
+        )
+        return
+    from .compiler.backend import backend
+
+    _, made = chosen(against)
+    reference = backend("pytorch").Reference(made.graph, loaded.manifest["seed"], threads)
+    expected = reference(arrays)
+    difference = max(
+        float(abs(a.astype("float64") - b.astype("float64")).max()) for a, b in zip(results, expected, strict=True)
+    )
+    loaded.latency(arrays, 1)
+    pairs = [(loaded.latency(arrays, 1, warmup=0).median, reference.seconds(arrays)) for _ in range(repeat + 3)][3:]
+    ours, theirs = median(a for a, _ in pairs), median(b for _, b in pairs)
+    print(
+        f"latency: {1e3 * ours:.2f} ms; PyTorch: {1e3 * theirs:.2f} ms (medians of {repeat} runs in turns, {threads} threads each)"
+    )
+    print(f"largest difference to PyTorch: {difference:.2e}")
+
+
+def _train_signature() -> inspect.Signature:
+    """The options of training as options of the command: one list, kept with the library."""
+    ours = [
+        inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=ModelArgument),
+        inspect.Parameter("allow", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=AllowOption),
+    ]
+    for name, field in TrainingOptions.model_fields.items():
+        kind: Any = bool if field.annotation is bool else str
+        shown = typer.Option(f"--{name.replace('_', '-')}", help=_help(field), show_default=False)
+        default = False if kind is bool else None
+        ours.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown])
+        )
+    return inspect.Signature(ours)
+
+
+def _help(field: Any) -> str:
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    words = ([f"one of {', '.join(choices)}"] if choices else []) + (
+        [] if field.is_required() else [f"default {field.default}"]
+    )
+    return f"{field.description}{f' [{chr(59).join(words)}]' if words else ''}"
+
+
+def train(model: str, allow: Path | None = None, **given: Any) -> None:
+    """Train a model as a classifier, from its weights or from a seed; `--resume` continues a stopped run."""
+    with reporting(Format.text):
+        _, made = chosen(model, (), allow)
+        values = {name: value for name, value in given.items() if value is not None and value is not False}
+        values.setdefault("output", f"build/{made.name}")
+        options = parse_options(values)
+        from rich.console import Console
+
+        from .backends.training import train as run_training
+
+        result = run_training(made.graph, options, Console())
+        print(result.model)
+
+
+setattr(train, "__signature__", _train_signature())  # noqa: B010 (a function has no such attribute to a type checker)
+app.command()(train)
+
+
 def main() -> None:
-    """Run the command; a failure of netc itself is said as such, with what to report."""
-    app()
+    """Run the command. A failure of netc itself leaves with exit code 3 and says so, below its traceback."""
+    try:
+        app()
+    except Exception:
+        traceback.print_exc()
+        print("\nnetc itself failed; this is a bug. Please report it with the command and the spec.", file=sys.stderr)
+        sys.exit(3)
 
-
-Command = Callable[..., None]
 
 if __name__ == "__main__":
     main()

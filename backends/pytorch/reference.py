@@ -1,0 +1,40 @@
+"""The meaning of a model, and PyTorch's time for it, on arrays: what other backends are measured against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+
+from ...compiler.graph import Graph
+from .module import module, tensor
+
+Array = numpy.ndarray[Any, Any]
+
+
+class Reference:
+    """A graph in evaluation mode: called with one array for each input, it gives one for each output.
+
+    `threads` is the number PyTorch computes with, process-wide; None leaves it as it is.
+    """
+
+    def __init__(self, graph: Graph, seed: int = 0, threads: int | None = None) -> None:
+        self._module = module(graph, seed=seed)
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        with torch.inference_mode():
+            result = self._module(*(tensor(a) for a in arrays))
+        return [r.numpy() for r in (result if isinstance(result, tuple) else (result,))]
+
+    def seconds(self, arrays: Sequence[Array]) -> float:
+        """The time of one run, without copies from and to numpy."""
+        inputs = [tensor(a) for a in arrays]
+        with torch.inference_mode():
+            start = time.perf_counter()
+            self._module(*inputs)
+            return time.perf_counter() - start
