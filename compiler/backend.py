@@ -1,4 +1,4 @@
-"""Backends by name: the compiler imports none, and another package can add one through the entry points `netc.backends`."""
+"""Backends by name: the compiler imports none, and other packages add theirs by the entry points `netc.backends`."""
 
 from __future__ import annotations
 

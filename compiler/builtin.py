@@ -1,11 +1,13 @@
-"""The compile-time functions of the language. Names shared with operators (`max`, `sum`) mean the operator as soon as an
-argument is a tensor or the name stands in a chain."""
+"""The compile-time functions of the language.
+
+Names shared with operators (`max`, `sum`) mean the operator as soon as an argument is a tensor or the name stands in a
+chain."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from .types import Dim, Expression, known_less
 
@@ -15,7 +17,7 @@ class Refused(Exception):
 
 
 def _numbers(values: tuple[Any, ...]) -> list[Any]:
-    items: list[Any] = list(values[0]) if len(values) == 1 and isinstance(values[0], list) else list(values)
+    items: list[Any] = list(cast(Any, values[0])) if len(values) == 1 and isinstance(values[0], list) else list(values)
     if not items:
         raise Refused("needs at least one value")
     for item in items:
@@ -80,7 +82,7 @@ def _math(function: Callable[[float], float]) -> Callable[..., float]:
 
 def _list(value: Any) -> list[Any]:
     if isinstance(value, (list, range)):
-        return list(value)
+        return list(cast(Any, value))
     raise Refused("takes a list")
 
 
@@ -122,15 +124,39 @@ def _round_half_even(value: Any, digits: Any = None) -> float:
     return round(_number(value), None if digits is None else _integer(digits))
 
 
+def _least(*values: Any) -> Any:
+    return _extreme(values, largest=False)
+
+
+def _greatest(*values: Any) -> Any:
+    return _extreme(values, largest=True)
+
+
+def _fraction(value: Any) -> float:
+    return float(_number(value))
+
+
+def _enumerated(value: Any) -> list[Any]:
+    return [[i, x] for i, x in enumerate(_list(value))]
+
+
+def _backwards(value: Any) -> list[Any]:
+    return _list(value)[::-1]
+
+
+def _ascending(value: Any) -> list[Any]:
+    return sorted(_number(x) for x in _list(value))
+
+
 BUILTINS: dict[str, Callable[..., Any]] = {
-    "min": lambda *v: _extreme(v, largest=False),
-    "max": lambda *v: _extreme(v, largest=True),
+    "min": _least,
+    "max": _greatest,
     "abs": _absolute,
     "round": _round_half_even,
     "floor": _rounded(math.floor),
     "ceil": _rounded(math.ceil),
     "int": _integer,
-    "float": lambda v: float(_number(v)),
+    "float": _fraction,
     "str": str,
     "sqrt": _math(math.sqrt),
     "log": _math(math.log),
@@ -140,16 +166,16 @@ BUILTINS: dict[str, Callable[..., Any]] = {
     "sum": _total,
     "prod": _prod,
     "zip": _zip,
-    "enumerate": lambda v: [[i, x] for i, x in enumerate(_list(v))],
-    "reversed": lambda v: _list(v)[::-1],
-    "sorted": lambda v: sorted(_numbers((_list(v),))),
+    "enumerate": _enumerated,
+    "reversed": _backwards,
+    "sorted": _ascending,
     "linspace": _linspace,
 }
 """Functions by name; each raises `Refused` for arguments it cannot take."""
 
 
 def power(base: Any, exponent: Any, bits: int) -> Any:
-    """base ** exponent, refusing integers beyond `bits` before computing them."""
+    """Base ** exponent, refusing integers beyond `bits` before computing them."""
     if isinstance(base, Expression):
         if not isinstance(exponent, int) or not 0 <= exponent <= 8:
             raise Refused("raises a symbolic dimension to whole powers from 0 to 8 only")

@@ -4,6 +4,9 @@ A statement that fails is reported once and the names it would have bound become
 depends on them: several independent mistakes are reported in one run, and none twice.
 """
 
+# The dispatch tables at the end name the methods of the class they serve.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import operator as python
@@ -22,6 +25,7 @@ from .budget import Budget
 from .builtin import BUILTINS, Refused, power
 from .diagnostic import Diagnostic, Diagnostics, Label, nearest
 from .graph import Edit, Graph, Input, Parameter, ParameterRef, Phase, Scope, SelectPhase, Value
+from .names import out_of_scope, unknown_name
 from .operators.operator import (
     INITIALISERS,
     LAYERS,
@@ -33,7 +37,6 @@ from .operators.operator import (
     ShapeError,
     validate,
 )
-from .names import out_of_scope, unknown_name
 from .scope import FileScope, Frame, Variable, join, snake
 from .source import Span
 from .types import DTYPES, Dim, DType, Expression, TensorType, floor_divide, known_less, symbol
@@ -343,6 +346,11 @@ class Elaborator:
                 fix=f"param {s.name.text}: f32[64, 3] = zeros",
                 frame=frame,
             )
+        for d in s.type.dimensions:
+            if isinstance(d, t.Ellipsis):
+                self._fail(
+                    "param-type", "a parameter's shape is written out; `...` cannot stand in it", d.span, frame=frame
+                )
         shape = tuple(self._dimension(frame, cast(t.Expr, d)) for d in s.type.dimensions)
         for d in shape:
             if isinstance(d, Expression):
@@ -668,7 +676,7 @@ class Elaborator:
             return self._tensor_binary(frame, e, left, right)
         if e.op == "++":
             if isinstance(left, (list, range)) and isinstance(right, (list, range)):
-                joined = [*left, *right]
+                joined: list[Any] = [*cast("Sequence[Any]", left), *cast("Sequence[Any]", right)]
                 if len(joined) > self._budget.items:
                     self._exhausted("a list is too long", self._budget.items, e.span, "items")
                 return joined
@@ -691,7 +699,8 @@ class Elaborator:
         if isinstance(left, (ModuleValue, OperatorValue)) or isinstance(right, (ModuleValue, OperatorValue)):
             return type(left) is type(right) and left == right
         if isinstance(left, range) or isinstance(right, range):
-            return list(left) == list(right)
+            sequences = isinstance(left, (range, list)) and isinstance(right, (range, list))
+            return sequences and list(cast(Any, left)) == list(cast(Any, right))
         return bool(left == right)
 
     def _arithmetic(self, frame: Frame, e: t.Binary, left: Any, right: Any) -> Any:
@@ -714,6 +723,8 @@ class Elaborator:
             self._fail("arithmetic", f"this cannot be computed: {error}", e.span, frame=frame)
         if isinstance(result, int) and result.bit_length() > self._budget.bits:
             self._fail("arithmetic", f"an integer has at most {self._budget.bits} bits", e.span, frame=frame)
+        if isinstance(result, Expression) and _too_large(result, self._budget.bits):
+            self._fail("arithmetic", "this dimension has too many terms, or too large ones", e.span, frame=frame)
         return result
 
     def _compute(self, e: t.Binary, left: Any, right: Any) -> Any:
@@ -1195,7 +1206,7 @@ class Elaborator:
         else:
             result = self._apply_operator(frame, constructor, tensors, span, name, instance)
         if root:
-            values = result if isinstance(result, tuple) else (result,)
+            values = cast("tuple[Any, ...]", result) if isinstance(result, tuple) else (result,)
             return _Return([(None, v) for v in values])
         return result
 
@@ -1422,9 +1433,8 @@ class Elaborator:
             op = self._made(frame, cls, attributes, value.bound, span)
             inputs = self._placed(frame, cls, data, given, {}, span)
         else:
-            attributes = {k: v for k, v in attributes.items()}
             layer = cast(Layer, self._made(frame, layer_class, attributes, value.bound, span))
-            types = [None if i is None else i.type for i in data]
+            types: list[TensorType | None] = [i.type for i in data]
             weight_types = {k: w.type for k, w in given.items()}
             owner = instance or join(frame.instance, local)
             try:
@@ -1669,10 +1679,7 @@ def assigned(statement: t.Statement) -> Iterator[t.Identifier]:
         yield from statement.names
     elif isinstance(statement, (t.Let, t.Param)):
         yield statement.name
-    elif isinstance(statement, t.For):
-        for inner in statement.body.statements:
-            yield from assigned(inner)
-    elif isinstance(statement, t.PhasePart):
+    elif isinstance(statement, (t.For, t.PhasePart)):
         for inner in statement.body.statements:
             yield from assigned(inner)
     elif isinstance(statement, t.If):
@@ -1719,6 +1726,11 @@ def _bracket(e: t.Binary, left: Any, right: Any) -> str | None:
     return None
 
 
+def _too_large(dimension: Expression, bits: int) -> bool:
+    terms = dimension.terms
+    return len(terms) > 64 or any(c.bit_length() > bits or sum(p for _, p in m) > 16 for m, c in terms)
+
+
 def _compare(op: str, left: Any, right: Any) -> bool:
     less, more = known_less(left, right), known_less(right, left)
     decided = {"<": less, ">": more, "<=": None if more is None else not more, ">=": None if less is None else not less}
@@ -1735,7 +1747,7 @@ def _operand_like(value: Any) -> bool:
 def _gather_sizes(
     arguments: list[tuple[str | None, Given]], accepted: Sequence[str], span: Span
 ) -> list[tuple[str | None, Given]]:
-    """`rearrange("n t (h d) -> n h t d", h = 8)`: keywords that are no attribute are the sizes of the pattern's names."""
+    """`rearrange("n t (h d) -> n h t d", h = 8)`: other keywords are the sizes of the pattern's names."""
     sizes = [[name, given.value] for name, given in arguments if name is not None and name not in accepted]
     rest = [(name, given) for name, given in arguments if name is None or name in accepted]
     return [*rest, ("sizes", Given(sizes, span))] if sizes else rest

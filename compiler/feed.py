@@ -24,8 +24,8 @@ CROP = 0.875
 def read(path: Path, dtype: DType, shape: Sequence[int | str]) -> Array:
     """The array in a `.npy` file, or a picture as `[1, channels, height, width]` of the size that the input has.
 
-    A picture is scaled (bicubic) so that its central crop fills the input; it is given as 0 … 255 to a `u8` input, and as
-    0 … 1 to one of fractions.
+    A picture is scaled (bicubic) so that its central crop fills the input; it is given as 0 … 255 to a `u8` input, and
+    as 0 … 1 to one of fractions.
 
     Raises:
         NetcError: where the file cannot be read, or a picture does not suit the input.

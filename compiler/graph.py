@@ -23,7 +23,7 @@ class Value(NamedTuple):
     """Output `index` of the node at path `node`; prints as `%node` or `%node:index`."""
 
     node: str
-    index: int = 0
+    index: int = 0  # pyright: ignore[reportIncompatibleMethodOverride] (tuples have a method of this name; values use none)
 
     def __str__(self) -> str:
         return f"%{self.node}:{self.index}" if self.index else f"%{self.node}"

@@ -34,7 +34,8 @@ def out_of_scope(name: str, span: Span, bound: Span) -> Diagnostic:
 
 
 _HABITS = {
-    "Conv2d": "conv2d", "Linear": "linear", "dense": "linear", "fc": "linear", "batchnorm": "batch_norm", "bn": "batch_norm",
+    "Conv2d": "conv2d", "Linear": "linear", "dense": "linear", "fc": "linear", "batchnorm": "batch_norm",
+    "bn": "batch_norm",
     "BatchNorm2d": "batch_norm", "batch_norm2d": "batch_norm", "layernorm": "layer_norm", "LayerNorm": "layer_norm",
     "swish": "silu", "cat": "concat", "view": "reshape", "upsample": "interpolate", "clamp": "clip", "ReLU": "relu",
     "attention": "scaled_dot_product_attention", "global_avg_pool": "mean", "mult": "mul", "range": "0..n",
@@ -159,31 +160,41 @@ class _Checker:
             self._expression(s.over)
             self._inner(s.body, s.names)
         elif isinstance(s, t.If):
-            self._expression(s.condition)
-            self._inner(s.then)
-            if isinstance(s.other, t.If):
-                self._statement(s.other)
-            elif s.other is not None:
-                self._inner(s.other)
+            self._if(s)
         elif isinstance(s, t.PhasePart):
             self._block(s.body)
         elif isinstance(s, t.Param):
-            self._shape_read(s.type)
-            self._initial(s.initial)
-            if s.path is not None:
-                self._expression(s.path.text)
-            self._blocks[-1][s.name.text] = s.name.span
+            self._param(s)
         else:
-            for child in children(s):
-                if isinstance(child, t.Expr):
-                    self._expression(child)
-                elif isinstance(child, t.Output):
-                    self._expression(child.value)
-            if isinstance(s, t.Assign):
-                for name in s.names:
-                    self._bind(name)
-            elif isinstance(s, t.Let):
-                self._blocks[-1][s.name.text] = s.name.span
+            self._simple(s)
+
+    def _if(self, s: t.If) -> None:
+        self._expression(s.condition)
+        self._inner(s.then)
+        if isinstance(s.other, t.If):
+            self._statement(s.other)
+        elif s.other is not None:
+            self._inner(s.other)
+
+    def _param(self, s: t.Param) -> None:
+        self._shape_read(s.type)
+        self._initial(s.initial)
+        if s.path is not None:
+            self._expression(s.path.text)
+        self._blocks[-1][s.name.text] = s.name.span
+
+    def _simple(self, s: t.Statement) -> None:
+        """A statement that holds expressions and may bind names after them."""
+        for child in children(s):
+            if isinstance(child, t.Expr):
+                self._expression(child)
+            elif isinstance(child, t.Output):
+                self._expression(child.value)
+        if isinstance(s, t.Assign):
+            for name in s.names:
+                self._bind(name)
+        elif isinstance(s, t.Let):
+            self._blocks[-1][s.name.text] = s.name.span
 
     def _shape_read(self, declared: t.Type) -> None:
         if isinstance(declared, t.ShapeType):
@@ -204,12 +215,7 @@ class _Checker:
         if isinstance(e, t.Name):
             self._name(e, called)
         elif isinstance(e, t.Comprehension):
-            self._expression(e.over)
-            self._blocks.append({n.text: n.span for n in e.names})
-            if e.condition is not None:
-                self._expression(e.condition)
-            self._expression(e.body)
-            self._closed.update(self._blocks.pop())
+            self._comprehension(e)
         elif isinstance(e, t.Call):
             self._expression(e.function, called=True)
             for argument in e.arguments:
@@ -217,20 +223,17 @@ class _Checker:
         elif isinstance(e, t.Pipe):
             self._expression(e.value)
             self._expression(e.stage, called=True)
-        elif isinstance(e, t.Text):
-            for part in e.parts:
-                if not isinstance(part, str):
-                    self._expression(part)
         else:
-            for child in children(e):
-                if isinstance(child, t.Expr):
-                    self._expression(child)
-                elif isinstance(child, t.Slice):
-                    for bound in (child.start, child.stop, child.step):
-                        if bound is not None:
-                            self._expression(bound)
-                elif isinstance(child, t.Path):
-                    self._expression(child.text)
+            for part in _expressions_in(e):
+                self._expression(part)
+
+    def _comprehension(self, e: t.Comprehension) -> None:
+        self._expression(e.over)
+        self._blocks.append({n.text: n.span for n in e.names})
+        if e.condition is not None:
+            self._expression(e.condition)
+        self._expression(e.body)
+        self._closed.update(self._blocks.pop())
 
     def _name(self, e: t.Name, called: bool) -> None:
         self._read.add(e.text)
@@ -241,6 +244,17 @@ class _Checker:
             return
         visible = [*(n for b in self._blocks for n in b), *self._scope.names]
         self._report.add(unknown_name(e.text, e.span, visible, called=called))
+
+
+def _expressions_in(e: t.Expr) -> Iterator[t.Expr]:
+    """The expressions directly inside one that binds no names."""
+    for child in children(e):
+        if isinstance(child, t.Expr):
+            yield child
+        elif isinstance(child, t.Slice):
+            yield from (b for b in (child.start, child.stop, child.step) if b is not None)
+        elif isinstance(child, t.Path):
+            yield child.text
 
 
 @cache

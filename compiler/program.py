@@ -107,9 +107,15 @@ class Program:
             raise NetcError([d for d in self.diagnostics if d.severity == "error"]) from None
         new = list(self.diagnostics)[before:]
         if any(d.severity == "error" for d in new) or not isinstance(value, Model):
-            problems = new or [Diagnostic("unknown-model", f"{name} is {describe(value)}, not a model")]
+            problems = new or [self._no_model(name, value)]
             raise NetcError(problems)
         return value
+
+    def _no_model(self, name: str, value: Any) -> Diagnostic:
+        place = self.scope.declared.get(name)
+        labels = (Label(place),) if place is not None else ()
+        fix = f"model {name} = Module(…) (x: f32[N, 3, 224, 224])"
+        return Diagnostic("unknown-model", f"{name} is {describe(value)}, not a model", labels, fix=fix)
 
     def _only(self) -> str:
         if len(self.models) == 1:
@@ -551,9 +557,18 @@ def _rename_map(d: t.Rename) -> RenameMap:
             drops.append(Drop(rule.pattern.raw, rule.span))
             continue
         steps = tuple(_step(s) for s in rule.steps)
-        source, target = (None if p.part is None else Part(*p.part) for p in (rule.source, rule.target))
+        source, target = _part(rule.source), _part(rule.target)
         rules.append(Rule(rule.source.pattern.raw, rule.target.pattern.raw, source, steps, target, rule.span))
     return RenameMap(d.name.text, tuple(rules), tuple(drops))
+
+
+def _part(place: t.RenamePlace) -> Part | None:
+    if place.part is None:
+        return None
+    index, count = place.part
+    if not isinstance(count, int):
+        _stop("rename", f"the number of parts is a number, not {count}", place.span, fix=f"[{index} of 3]")
+    return Part(index, count)
 
 
 def _step(call: t.Call) -> Permute | Reshape:

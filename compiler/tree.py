@@ -340,7 +340,7 @@ class Extern(Declaration):
 @dataclass(frozen=True, slots=True)
 class RenamePlace(Tree):
     pattern: Text
-    part: tuple[int | str, int] | None
+    part: tuple[int | str, int | str] | None
     """`[0 of 3]`: which of how many equal parts along axis 0."""
 
 

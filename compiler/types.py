@@ -229,7 +229,7 @@ def floor_divide(a: Dim, b: Dim) -> Dim:
 
 
 def divide(a: Dim, b: Dim) -> Dim | None:
-    """a / b where that is a dimension again, else None (polynomial long division)."""
+    """The quotient a / b where that is a dimension again, else None (polynomial long division)."""
     if isinstance(b, int):
         if b == 0 or any(c % b for _, c in _terms(a)):
             return None

@@ -1,6 +1,6 @@
 """The `netc` command: thin functions of plain arguments.
 
-Exit codes: 0 all is well; 1 the input is wrong (diagnostics were printed); 2 the command line is wrong; 3 netc itself failed.
+Exit codes: 0 all is well; 1 the input is wrong, as diagnostics say; 2 the command line is wrong; 3 netc itself failed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from enum import StrEnum
@@ -53,7 +53,7 @@ SeedOption = Annotated[int, typer.Option(help="Seed of the parameters that no we
 
 
 @contextmanager
-def reporting(form: Format) -> Iterator[None]:
+def reporting(form: Format) -> Generator[None]:
     """Print diagnostics in the chosen form and leave with exit code 1."""
     try:
         yield
@@ -268,7 +268,7 @@ def _print_costs(report: Report, depth: int) -> None:
     console.print(table)
     console.print(f"most memory is alive at {report.peak_at}")
     console.print(
-        f"critical path: {len(report.longest.nodes)} nodes; {_counted(report.heaviest.macs)} MACs along the heaviest chain"
+        f"critical path: {len(report.longest.nodes)} nodes; heaviest chain: {_counted(report.heaviest.macs)} MACs"
     )
 
 
@@ -425,9 +425,7 @@ def _print_latency(loaded: Any, arrays: list[Any], results: list[Any], repeat: i
 
     threads = loaded.manifest["processor"]["threads"]
     if against is None:
-        print(
-            f"latency: {1e3 * loaded.latency(arrays, repeat).median:.2f} ms (median of {repeat} runs, {threads} threads)"
-        )
+        print(f"latency: {1e3 * loaded.latency(arrays, repeat).median:.2f} ms (median of {repeat}, {threads} threads)")
         return
     from .compiler.backend import backend
 
@@ -441,7 +439,8 @@ def _print_latency(loaded: Any, arrays: list[Any], results: list[Any], repeat: i
     pairs = [(loaded.latency(arrays, 1, warmup=0).median, reference.seconds(arrays)) for _ in range(repeat + 3)][3:]
     ours, theirs = median(a for a, _ in pairs), median(b for _, b in pairs)
     print(
-        f"latency: {1e3 * ours:.2f} ms; PyTorch: {1e3 * theirs:.2f} ms (medians of {repeat} runs in turns, {threads} threads each)"
+        f"latency: {1e3 * ours:.2f} ms; PyTorch: {1e3 * theirs:.2f} ms"
+        f" (medians of {repeat} runs in turns, {threads} threads each)"
     )
     print(f"largest difference to PyTorch: {difference:.2e}")
 
@@ -493,7 +492,7 @@ def main() -> None:
     """Run the command. A failure of netc itself leaves with exit code 3 and says so, below its traceback."""
     try:
         app()
-    except Exception:
+    except Exception:  # noqa: BLE001 (nothing is swallowed: this is the last word on any failure)
         traceback.print_exc()
         print("\nnetc itself failed; this is a bug. Please report it with the command and the spec.", file=sys.stderr)
         sys.exit(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..graph import Edit, Graph, Node, Ref
+from ..graph import Edit, Graph, Node, ParameterRef, Ref, Value
 from ..operators.operator import Operator
 from ..types import TensorType
 
@@ -50,9 +50,8 @@ def expand(graph: Graph, keep: frozenset[type[Operator]] = frozenset()) -> Graph
 def _replace(edit: Edit, node: Node) -> None:
     emit = _Emit(edit, node)
     result = node.op.expand(emit, *edit.node(node.path).inputs)
-    values = result if isinstance(result, tuple) and not isinstance(result, Ref) else (result,)
+    values = (result,) if isinstance(result, (Value, ParameterRef)) else result
     for old, new in zip(node.values, values, strict=True):
-        assert isinstance(new, Ref)
         found = edit.type(new)
         if found != edit.type(old):
             raise AssertionError(f"the expansion of {node.op.name} at %{node.path} is {found}, not {edit.type(old)}")
