@@ -27,6 +27,7 @@ import safetensors.numpy
 
 from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.types import DType
+from .runtime import lacking, load_tvm
 
 FORMAT = 1
 """The version of the manifest's layout."""
@@ -101,19 +102,19 @@ class Artifact:
         architecture = str(manifest["processor"]["triple"]).partition("-")[0]
         if architecture != platform.machine():
             raise NetcError([_foreign(folder, manifest, f"this machine is {platform.machine()}")])
+        missing = lacking(manifest["processor"]["features"])
+        if missing:
+            raise NetcError([_foreign(folder, manifest, f"this processor lacks {', '.join(missing)}")])
         os.environ.setdefault("TVM_NUM_THREADS", str(manifest["processor"]["threads"]))
-        import tvm.runtime
-        from tvm.runtime.vm import VirtualMachine
-
-        device: Any = tvm.cpu()
+        tvm = load_tvm()
         try:
-            library: Any = tvm.runtime.load_module(str(folder / manifest["files"]["library"]))
+            library = tvm.runtime.load_module(str(folder / manifest["files"]["library"]))
         except (RuntimeError, OSError) as error:
             message = f"the library of {folder} cannot be loaded: {str(error).splitlines()[-1]}"
             raise NetcError([Diagnostic("foreign-artifact", message)]) from error
         stored = safetensors.numpy.load_file(folder / manifest["files"]["constants"])
         constants = [tvm.runtime.tensor(stored[name]) for name in manifest["constants"]]
-        return cls(folder, manifest, VirtualMachine(library, device)["main"], constants)
+        return cls(folder, manifest, tvm.runtime.vm.VirtualMachine(library, tvm.cpu())["main"], constants)
 
     def __call__(self, *arrays: Array, **named: Array) -> dict[str, Array]:
         """Run on one array for each input, given in order or by name; the outputs by name.
@@ -211,10 +212,9 @@ class Artifact:
         return tuple(evaluate(d, sizes) for d in signature.shape)
 
     def _tensors(self, arrays: Sequence[Array]) -> list[Any]:
-        import tvm.runtime
-
+        tensor = load_tvm().runtime.tensor
         # Tensors of rank 0 are kept as one element.
-        return [tvm.runtime.tensor(np.ascontiguousarray(a).reshape(a.shape or (1,))) for a in arrays]
+        return [tensor(np.ascontiguousarray(a).reshape(a.shape or (1,))) for a in arrays]
 
 
 def evaluate(size: Size, sizes: Mapping[str, int]) -> int:

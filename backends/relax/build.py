@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from tvm.runtime.vm import VirtualMachine
 
 from ...compiler import weights
 from ...compiler.diagnostic import Diagnostic, NetcError
@@ -97,6 +96,7 @@ def compile(
                 "lanes": processor.lanes,
                 "cache": processor.cache,
                 "threads": processor.threads,
+                "features": list(processor.features),
             },
             "bind": dict(bind or {}),
             "seed": seed,
@@ -143,7 +143,7 @@ def _constants(lowered: Lowered, graph: Graph, seed: int, here: Machine) -> dict
     if not lowered.constants:
         return {}
     module, _ = optimise(lowered.prepare, here)
-    run = VirtualMachine(generate(module, here), tvm.cpu())["prepare"]
+    run = tvm.runtime.vm.VirtualMachine(generate(module, here), tvm.cpu())["prepare"]
     given: list[Any] = []
     for name in lowered.arrays:
         array = lowered.data[name] if name in lowered.data else weights.value(graph.parameters[name], seed)

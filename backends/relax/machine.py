@@ -9,6 +9,7 @@ from typing import Any
 
 from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.target import CUDA, LLVM, Target
+from .runtime import lacking
 from .untyped import tvm
 
 DEFAULT_CACHE = 1 << 19
@@ -24,6 +25,8 @@ class Machine:
     registers: int
     cache: int
     threads: int
+    features: tuple[str, ...]
+    """LLVM's, instructions and tuning alike."""
     native: bool
     """Whether code for it runs here."""
 
@@ -77,12 +80,19 @@ def _processor(target: LLVM) -> Machine:
     description: dict[str, Any] = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": threads}
     if target.features:
         description["mattr"] = list(target.features)
+    if target.cpu == "native":
+        own = lacking(_features(tvm.target.Target(description)))
+        description["mattr"] = [*target.features, *(f"-{name}" for name in own)]
     made = tvm.target.Target(description)
-    features = {str(name) for name in query("target.llvm_get_cpu_features")(made)}
+    features = _features(made)
     lanes, registers = _vectors(triple, features)
     cache = target.cache or (_cache() if native else None) or DEFAULT_CACHE
-    runs = native and (target.cpu == "native" or features <= _own_features())
-    return Machine(made, lanes, registers, cache, threads, runs)
+    runs = native and not lacking(features)
+    return Machine(made, lanes, registers, cache, threads, tuple(sorted(features)), runs)
+
+
+def _features(target: Any) -> set[str]:
+    return {str(name) for name in tvm.get_global_func("target.llvm_get_cpu_features")(target)}
 
 
 def _vectors(triple: str, features: set[str]) -> tuple[int, int]:
@@ -99,11 +109,6 @@ def _same_system(triple: str, own: str) -> bool:
     """Whether triples name the same architecture and operating system (the vendor says nothing)."""
     a, b = triple.split("-"), own.split("-")
     return a[0] == b[0] and ("linux" in a) == ("linux" in b)
-
-
-def _own_features() -> set[str]:
-    found = dict(tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")())
-    return {str(name) for name, has in found.items() if has}
 
 
 def _cache() -> int | None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
-import tvm as _tvm
-from tvm import relax as _relax
-from tvm import s_tir as _s_tir
-from tvm import te as _te
-from tvm import tirx as _tirx
-from tvm.script.ir_builder import IRBuilder as _IRBuilder
-from tvm.script.ir_builder import tirx as _builder
+from .runtime import load_tvm
 
-tvm: Any = _tvm
-relax: Any = _relax
-s_tir: Any = _s_tir
-te: Any = _te
-tirx: Any = _tirx
-build: Any = _builder
+tvm: Any = load_tvm()
+relax: Any = import_module("tvm.relax")
+s_tir: Any = import_module("tvm.s_tir")
+te: Any = import_module("tvm.te")
+tirx: Any = import_module("tvm.tirx")
+build: Any = import_module("tvm.script.ir_builder.tirx")
 """Statements for the builder that is at work."""
-builder: Any = _IRBuilder
+builder: Any = import_module("tvm.script.ir_builder").IRBuilder
+Expr: Any = import_module("tvm.ir").Expr
+walk: Any = import_module("tvm_ffi").structural_walk

@@ -13,7 +13,7 @@ from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import Tensor
 from ..untyped import tirx
 from .normalization import softmax
-from .numeric import const, dtype_of, erf, exp, let, log, sigmoid, tanh, wide, zero
+from .numeric import at_least, at_most, const, dtype_of, erf, exp, let, log, sigmoid, tanh, wide, zero
 
 
 def _rule(function: Callable[[Any, Any], Any]) -> Callable[..., Tensor]:
@@ -33,8 +33,7 @@ def _like(x: Any) -> Callable[[float], Any]:
 
 
 def _clipped(x: Any, low: float, high: float) -> Any:
-    c = _like(x)
-    return tirx.min(tirx.max(x, c(low)), c(high))
+    return at_most(at_least(x, low), high)
 
 
 def _sloped(x: Any, slope: Any) -> Any:
@@ -65,7 +64,7 @@ _SCALE, _ALPHA = 1.0507009873554804934193349852946, 1.67326324235437728481704299
 
 rules.table(
     {
-        op.Relu: _rule(lambda _, x: tirx.max(x, zero(dtype_of(x)))),
+        op.Relu: _rule(lambda _, x: at_least(x, 0)),
         op.Relu6: _rule(lambda _, x: _clipped(x, 0, 6)),
         op.LeakyRelu: _rule(lambda node, x: _sloped(x, _like(x)(node.negative_slope))),
         op.Elu: _rule(lambda node, x: _exponential(x, 1, node.alpha)),

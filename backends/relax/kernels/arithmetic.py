@@ -11,7 +11,7 @@ from ....compiler.types import DType, promote
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor
 from ..untyped import tirx
-from .numeric import cast, const, dtype_of, erf, exp, is_float, log, wide, zero
+from .numeric import at_least, at_most, cast, const, dtype_of, erf, exp, is_float, log, wide, zero
 
 Function = Callable[..., Any]
 
@@ -143,11 +143,9 @@ def _where(low: Lowering, node: op.Where, inputs: Inputs, types: Types) -> Tenso
 
 @rules(op.Clip)
 def _clip(low: Lowering, node: op.Clip, inputs: Inputs, types: Types) -> Tensor:
-    dtype = DTYPES[types[0].dtype]
-
     def clipped(x: Any) -> Any:
-        x = x if node.min is None else tirx.max(x, const(node.min, dtype))
-        return x if node.max is None else tirx.min(x, const(node.max, dtype))
+        x = x if node.min is None else at_least(x, node.min)
+        return x if node.max is None else at_most(x, node.max)
 
     return low.elementwise("clip", inputs, types[0], clipped)
 

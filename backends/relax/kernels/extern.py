@@ -44,7 +44,7 @@ def _implementation(low: Lowering, node: Extern) -> Any:
 
 def _check(low: Lowering, node: Extern, kernel: Kernel, outputs: tuple[Any, ...], types: Types) -> None:
     """Hold what the function made to what its declaration says."""
-    found = [f"{t.dtype}[{', '.join(map(str, t.shape))}]" for t in outputs]
+    found = [f"{t.dtype}[{', '.join(str(getattr(d, 'value', d)) for d in t.shape)}]" for t in outputs]
     same = len(outputs) == len(types) and all(_fits(kernel, t, w) for t, w in zip(outputs, types, strict=True))
     if not same:
         wanted = ", ".join(map(str, types))

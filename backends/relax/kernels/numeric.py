@@ -53,6 +53,18 @@ def let(value: Any, body: Callable[[Any], Any]) -> Any:
     return tirx.Let(variable, value, body(variable))
 
 
+def at_least(x: Any, low: float) -> Any:
+    """max(x, low), where a NaN stays one (`tirx.max` would give the bound)."""
+    bound = const(low, dtype_of(x))
+    return let(x, lambda x: tirx.Select(x < bound, bound, x))
+
+
+def at_most(x: Any, high: float) -> Any:
+    """min(x, high), where a NaN stays one."""
+    bound = const(high, dtype_of(x))
+    return let(x, lambda x: tirx.Select(x > bound, bound, x))
+
+
 def wide(function: Callable[..., Any]) -> Callable[..., Any]:
     """Half-precision arguments are computed in float32."""
 
@@ -98,7 +110,7 @@ def exp(x: Any) -> Any:
         half = k >> const(1, "int32")
         return (p * r * r + r + f(1.0)) * _power_of_two(half) * _power_of_two(k - half)
 
-    return let(tirx.max(tirx.min(x, f(89.0)), f(-104.0)), reduced)
+    return let(at_least(at_most(x, 89.0), -104.0), reduced)
 
 
 @wide
@@ -134,7 +146,7 @@ def tanh(x: Any) -> Any:
         return _polynomial(s, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03))
 
     limit = 7.90531110763549805
-    return let(tirx.max(tirx.min(x, const(limit, "float32")), const(-limit, "float32")), result)
+    return let(at_least(at_most(x, limit), -limit), result)
 
 
 @wide
@@ -172,7 +184,7 @@ def erf(x: Any) -> Any:
             ),
         )
 
-    return let(tirx.max(tirx.min(x, const(4, "float32")), const(-4, "float32")), result)
+    return let(at_least(at_most(x, 4), -4), result)
 
 
 @wide

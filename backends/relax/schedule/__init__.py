@@ -6,8 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvm.s_tir import ScheduleError
-
 from ..machine import Machine
 from ..untyped import s_tir, tirx
 from .block import blocks, reduces
@@ -75,7 +73,7 @@ def _schedule(name: str, function: Any, machine: Machine, report: Report) -> Any
             if apply(sch, blocks(sch), machine):
                 report.rules[name] = rule
                 return sch.mod["main"]
-        except ScheduleError as error:
+        except s_tir.ScheduleError as error:
             report.failures.setdefault(name, f"{rule}: {_reason(error)}")
     # What cannot even be inlined is scheduled step by step, which touches loops alone.
     sch = s_tir.Schedule(function)
@@ -84,6 +82,6 @@ def _schedule(name: str, function: Any, machine: Machine, report: Report) -> Any
     return sch.mod["main"]
 
 
-def _reason(error: ScheduleError) -> str:
+def _reason(error: Exception) -> str:
     text = str(error)
     return text.rpartition("Error message:")[2].strip().replace("\n", " ")[:300] or text[:300]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.ir import Expr
-from tvm_ffi import structural_walk
-
+from ..untyped import Expr, walk
 from .block import annotation, blocks, reduces
 
 LARGEST = 400
@@ -48,5 +46,5 @@ def _size(body: Any) -> int:
         nonlocal count
         count += 1
 
-    structural_walk(body, (Expr, visit))
+    walk(body, (Expr, visit))
     return count

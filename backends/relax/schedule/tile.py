@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.tirx import IndexMap
-
 from ..index import flatten
 from ..machine import Machine
+from ..untyped import tirx
 from .block import annotation, extent, number, product, reduces, spatial_extents, split_loops
 from .injective import TASKS, injective, vectorize_last
 
@@ -91,7 +90,7 @@ def _rows(sch: Any, result: Any, flat: bool) -> list[Any]:
     """The loops of the result, all but the last made one where its rows are `flat`."""
     extents = [v.dom.extent for v in sch.get(result).iter_vars]
     if flat and len(extents) > 2:
-        flattened = IndexMap.from_func(lambda *i: (flatten(i[:-1], extents[:-1]), i[-1]), len(extents))
+        flattened = tirx.IndexMap.from_func(lambda *i: (flatten(i[:-1], extents[:-1]), i[-1]), len(extents))
         sch.transform_block_layout(result, flattened)
     loops = list(sch.get_loops(result))
     return loops if len(loops) > 1 else [sch.add_unit_loop(loops[0]), *loops]
