@@ -921,7 +921,7 @@ class Elaborator:
 
     def _path(self, frame: Frame, path: t.Path) -> str:
         text = self._string(frame, path.text)
-        if not _PATH.fullmatch(text):
+        if not _PATH.fullmatch(join(frame.path, text)):
             self._fail(
                 "path",
                 f'"{text}" is not a path',
