@@ -58,7 +58,7 @@ from .value import (
 
 assert _families  # importing the families fills OPERATORS and LAYERS
 
-_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+_PATH = re.compile(r"\w+(\.\w+)*")
 
 SCALES = {
     "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6,
@@ -921,7 +921,8 @@ class Elaborator:
 
     def _path(self, frame: Frame, path: t.Path) -> str:
         text = self._string(frame, path.text)
-        if not _PATH.fullmatch(join(frame.path, text)):
+        # Below a module a name may be a number alone, as in a list of layers.
+        if not _PATH.fullmatch(join("_" if frame.path else "", text)):
             self._fail(
                 "path",
                 f'"{text}" is not a path',
