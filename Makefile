@@ -17,7 +17,7 @@ PHOTO = $(shell $(BIN)/python -c 'from importlib.util import find_spec as f; pri
 
 demo: $(VENV)/demo.stamp  ## compile pretrained EfficientNet-Lite0 for this machine and run it on a photo
 	$(BIN)/netc compile specs/efficientnet_lite.net:lite0_pretrained --target here -o build/lite0
-	$(BIN)/netc run build/lite0 "$(PHOTO)" --top 5 --against pytorch
+	$(BIN)/netc run build/lite0 "$(PHOTO)" --top 5 --labels specs/imagenet_labels.txt --against specs/efficientnet_lite.net:lite0_pretrained
 
 test: $(VENV)/test.stamp  ## the quick suite
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .compiler.cost import Report
     from .compiler.model import Model
     from .compiler.program import Program
+    from .compiler.weights import LoadReport
 
 
 class Format(StrEnum):
@@ -296,7 +297,24 @@ def weights(model: ModelArgument, allow: AllowOption = None) -> None:
         if not made.reports:
             print(f"{made.name} loads no weights; its parameters are initialised from a seed")
         for report in made.reports:
-            print(report)
+            _print_loading(report)
+
+
+def _print_loading(report: LoadReport) -> None:
+    moved = {path: names for path, names in report.loaded.items() if names != (path,)}
+    print(f"{report.checkpoint}: {len(report.loaded)} parameters filled, {len(moved)} of them from other names")
+    for path, names in moved.items():
+        print(f"  {path} <- {', '.join(names)}")
+    for path, (stored, own) in report.casts.items():
+        print(f"  {path} is cast from {stored.value} to {own.value}")
+    leftovers = {
+        "dropped": report.dropped,
+        "bookkeeping": report.bookkeeping,
+        "rules that matched nothing": report.idle,
+    }
+    for what, names in leftovers.items():
+        if names:
+            print(f"{what}: {', '.join(names)}")
 
 
 @app.command()
