@@ -55,12 +55,12 @@ SeedOption = Annotated[int, typer.Option(help="Seed of the parameters that no we
 
 @contextmanager
 def reporting(form: Format) -> Generator[None]:
-    """Print diagnostics in the chosen form and leave with exit code 1."""
+    """Print diagnostics in the chosen form and leave with exit code 1, or 2 where the command line was wrong."""
     try:
         yield
     except NetcError as error:
         show(error.diagnostics, form)
-        raise typer.Exit(1) from None
+        raise typer.Exit(2 if all(d.code == "usage" for d in error.diagnostics) else 1) from None
 
 
 def show(diagnostics: Sequence[Diagnostic], form: Format) -> None:
