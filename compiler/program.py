@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from . import tree as t
 from .budget import Budget
 from .diagnostic import Diagnostic, Diagnostics, Label, NetcError, nearest
-from .elaborate import Elaborator, Fault
+from .elaboration.elaborate import Elaborator, Fault
 from .model import Model
 from .names import check_names, least_instances
 from .rename import Drop, Part, Permute, RenameMap, Reshape, Rule
