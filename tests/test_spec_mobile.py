@@ -156,6 +156,30 @@ def test_multiply_accumulates(spec: str, name: str, theirs: Any) -> None:
     assert str(substitute(model.cost().macs, {"N": 1})) == str(counted)
 
 
+TIMM = [
+    8.001030262604477,
+    -12.651505515612854,
+    14.529228765422912,
+    -8.51174670577018,
+    1.5452841928777958,
+    9.494596897000976,
+]
+
+
+def test_mobilenet_v3_is_timms() -> None:
+    """Against the first logits of timm 1.0.20's `mobilenetv3_large_100` in f64, its tensors filled by the same rule."""
+    ours = program(SPECS / "mobilenet_v3.net").model("mobilenet_v3_large").torch().eval().double()
+    tensors = {k: v for k, v in ours.state_dict().items() if not k.endswith("num_batches_tracked")}
+    for i, name in enumerate(sorted(tensors)):
+        wave = torch.sin(torch.arange(tensors[name].numel(), dtype=torch.float64) * 0.7 + i).reshape(
+            tensors[name].shape
+        )
+        tensors[name].copy_(wave * wave[0].numel() ** -0.5 * 2 if wave.ndim > 1 else 1 + wave / 2)
+    x = torch.sin(torch.arange(3 * 64 * 64, dtype=torch.float64) * 0.01).reshape(1, 3, 64, 64)
+    with torch.no_grad():
+        assert_close(ours(x)[0, : len(TIMM)], torch.tensor(TIMM, dtype=torch.float64))
+
+
 def photo(name: str, size: int) -> torch.Tensor:
     """The middle square of one of scikit-image's photos, as bytes [1, 3, size, size]."""
     image = Image.open(Path(data_dir) / name).convert("RGB")
