@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -121,6 +122,22 @@ def test_resnet_and_densenet_have_the_names_of_torchvision() -> None:
         "features.norm5.weight",
         "classifier.weight",
     } <= names
+
+
+def test_densenet_reads_the_older_names_of_torchvision(tmp_path: Path) -> None:
+    program = declared(
+        tmp_path,
+        "densenet",
+        "DenseNet, torchvision",
+        "model bare = DenseNet([2, 1, 1, 1], 8, 3) (x: f32[N, 3, 32, 32])\n"
+        'model loaded = bare |> load("old.safetensors", rename = torchvision)',
+    )
+    theirs = stirred(program.model("bare").torch()).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): t for name, t in theirs.items()}
+    assert "features.denseblock1.denselayer2.norm.1.weight" in old
+    save_file(old, tmp_path / "old.safetensors")
+    found = program.model("loaded").torch().state_dict()
+    assert all(torch.equal(found[name], t) for name, t in theirs.items())
 
 
 @pytest.mark.parametrize(
