@@ -23,7 +23,7 @@ from netc.compiler import tree
 from netc.compiler.graph import Graph, Parameter, Value, verify
 from netc.compiler.source import Source
 from netc.compiler.text import print_graph
-from netc.compiler.types import Dim, substitute, symbols
+from netc.compiler.types import Dim, DType, substitute, symbols
 from netc.compiler.weights import InMemory, value
 from typer.testing import CliRunner
 
@@ -32,6 +32,8 @@ SPECS = sorted((ROOT / "specs").glob("*.net"))
 REDUCED = {path.stem: path for path in (Path(__file__).parent / "reduced").glob("*.net")}
 SIZES = {"N": 2, "H": 64, "W": 64}
 OTHER_SIZES = 8
+QUICK = {"digits", "deit_tiny", "gpt2", "llama_micro", "lstm_tagger", "mixer_b16", "mixtral_micro_each", "resnet18"}
+"""Models that are compiled without `-m slow` too."""
 
 program = cache(lambda path: netc.load(path, root=ROOT))
 
@@ -49,7 +51,7 @@ def small(path: Path, name: str) -> Graph:
     there = REDUCED.get(path.stem, path)
     found = program(there if name in program(there).models else path).model(name)
     size = found.cost()
-    assert (number(size.parameters) < 4e6, number(size.macs) < 1e9) == (True, True), (
+    assert (number(size.parameters) < 5e7, number(size.macs) < 1e9) == (True, True), (
         f"reduce {name} in tests/reduced/{path.name}"
     )
     return stirred(found.graph)
@@ -67,23 +69,45 @@ def stirred(graph: Graph) -> Graph:
     def numbers(parameter: Parameter) -> np.ndarray:
         drawn = value(parameter, seed=1)
         if parameter.type.dtype.is_float and parameter.initialiser.kind in ("zeros", "ones", "constant"):
-            drawn = drawn + rng.uniform(0, 0.2, drawn.shape).astype(drawn.dtype)
-        # Weights drawn as by PyTorch have a third of the variance that keeps the size of what goes through them.
-        return drawn * 3**0.5 if parameter.initialiser.kind == "fan_in_uniform" and drawn.ndim > 1 else drawn
+            drawn = drawn + rng.uniform(0, 0.2, drawn.shape)
+        # PyTorch's own draw has a sixth of the variance that a rectifier keeps up (He et al., 2015).
+        return drawn * 6**0.5 if parameter.initialiser.kind == "fan_in_uniform" and drawn.ndim > 1 else drawn
 
-    changed = [replace(p, data=InMemory(numbers(p).astype(p.type.dtype.as_numpy))) for p in graph.parameters.values()]
-    return graph.with_parameters(changed)
+    graph = filled(graph, {path: numbers(p) for path, p in graph.parameters.items()})
+    net = netc.Model(graph.name, graph).torch()
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train().momentum = None  # the statistics become those of the first batch
+    if norms:
+        with torch.no_grad():
+            net(*map(torch.from_numpy, feeds(graph, 2, batch=8).values()))
+            for norm in norms:
+                # Else every layer of a random network makes differences, and rounding with them, 1.2 times larger (Yang
+                # et al., A mean field theory of batch normalization, 2019).
+                norm.running_var *= 1.12**2
+    state = net.state_dict()
+    return filled(graph, {path: state[path].numpy() for path in graph.parameters})
 
 
-def feeds(graph: Graph, seed: int) -> dict[str, np.ndarray]:
-    """Random inputs: normal numbers, bits, and indices of the tables that integers look up."""
+def filled(graph: Graph, numbers: Mapping[str, np.ndarray]) -> Graph:
+    types = {path: p.type.dtype.as_numpy for path, p in graph.parameters.items()}
+    return graph.with_parameters(
+        [replace(p, data=InMemory(numbers[path].astype(types[path]))) for path, p in graph.parameters.items()]
+    )
+
+
+def feeds(graph: Graph, seed: int, batch: int = SIZES["N"]) -> dict[str, np.ndarray]:
+    """Random inputs: normal numbers, bytes, indices of the tables that integers look up, and bits."""
     rng = np.random.default_rng(seed)
     made: dict[str, np.ndarray] = {}
     for path, node in graph.inputs.items():
         type = node.types[0]
-        shape = [number(d) for d in type.shape]
+        shape = [number(substitute(d, {"N": batch})) for d in type.shape]
         readers = [n for n in graph.nodes.values() if n.op.name == "embedding" and n.inputs[0] == Value(path)]
-        high = min((number(graph.type(n.inputs[1]).shape[0]) for n in readers if n.inputs[1]), default=2)
+        high = min(
+            (number(graph.type(n.inputs[1]).shape[0]) for n in readers if n.inputs[1]),
+            default=256 if type.dtype is DType.U8 else 2,
+        )
         drawn = rng.standard_normal(shape) if type.dtype.is_float else rng.integers(0, high, shape)
         made[path] = drawn.astype(type.dtype.as_numpy)
     return made
@@ -140,30 +164,24 @@ def test_reduced_models_are_those_of_a_spec(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), MODELS)
-def test_outputs_depend_on_inputs(path: Path, name: str) -> None:
-    """Else agreement would say nothing."""
-    graph = small(path, name)
-    for a, b in zip(reference(graph, feeds(graph, 0)), reference(graph, feeds(graph, 1)), strict=True):
-        assert np.abs(a - b).max() > 0.01 * np.abs(a).max() > 0
-
-
-@pytest.mark.parametrize(("path", "name"), MODELS)
 def test_onnx_agrees_with_pytorch(path: Path, name: str) -> None:
     graph = small(path, name)
     given = feeds(graph, 0)
+    wanted = reference(graph, given)
+    for a, b in zip(wanted, reference(graph, feeds(graph, 1)), strict=True):
+        assert np.abs(a - b).max() > 0.01 * np.abs(a).max() > 0, "where no input matters, agreement says nothing"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(onnx_model(graph).SerializeToString(), options)
-    assert_agree(session.run(list(graph.outputs), given), reference(graph, given))
+    assert_agree(session.run(None, given), wanted)
 
 
-def compiled_agrees(path: Path, name: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [p if p.values[1] in QUICK else pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in MODELS],
+)
+def test_tvm_agrees_with_pytorch(path: Path, name: str, tmp_path: Path) -> None:
     graph = small(path, name)
     given = feeds(graph, 0)
-    artifact = netc.Model(name, graph).compile(folder, netc.LLVM(threads=1))
+    artifact = netc.Model(name, graph).compile(tmp_path / "artifact", netc.LLVM(threads=1))
     assert_agree(artifact.run(list(given.values())), reference(graph, given))
-
-
-@pytest.mark.parametrize(("path", "name"), MODELS)
-def test_tvm_agrees_with_pytorch(path: Path, name: str, tmp_path: Path) -> None:
-    compiled_agrees(path, name, tmp_path / "artifact")
