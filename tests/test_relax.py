@@ -629,6 +629,16 @@ def test_an_artifact_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "unlinked").exists()
 
 
+def test_a_folder_compiled_again_runs_what_is_in_it_now(tmp_path: Path):
+    for factor in (2.0, 3.0):
+        b = Builder("scaled")
+        made = compile(
+            b.done(y=b("mul", b.input("x", "f32[2]"), b("full", size=[], value=factor))), LLVM(), tmp_path / "a"
+        )
+        assert made is not None
+        assert made(np.ones(2, "f4"))["y"].tolist() == [factor, factor]
+
+
 def test_what_is_no_artifact(tmp_path: Path, artifact: Artifact):
     with pytest.raises(NetcError, match="holds no compiled model"):
         Artifact.load(tmp_path)

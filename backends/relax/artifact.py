@@ -15,6 +15,8 @@ import json
 import operator
 import os
 import platform
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +110,7 @@ class Artifact:
         os.environ.setdefault("TVM_NUM_THREADS", str(manifest["processor"]["threads"]))
         tvm = load_tvm()
         try:
-            library = tvm.runtime.load_module(str(folder / manifest["files"]["library"]))
+            library = _load_library(folder / manifest["files"]["library"])
         except (RuntimeError, OSError) as error:
             message = f"the library of {folder} cannot be loaded: {str(error).splitlines()[-1]}"
             raise NetcError([Diagnostic("foreign-artifact", message)]) from error
@@ -215,6 +217,19 @@ class Artifact:
         tensor = load_tvm().runtime.tensor
         # Tensors of rank 0 are kept as one element.
         return [tensor(np.ascontiguousarray(a).reshape(a.shape or (1,))) for a in arrays]
+
+
+_LOADED: set[Path] = set()
+
+
+def _load_library(path: Path) -> Any:
+    """Load a shared library. The system gives what it loaded from a path before, whatever lies there now."""
+    load = load_tvm().runtime.load_module
+    if path.resolve() not in _LOADED:
+        _LOADED.add(path.resolve())
+        return load(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        return load(shutil.copy(path, folder))
 
 
 def evaluate(size: Size, sizes: Mapping[str, int]) -> int:
