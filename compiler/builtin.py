@@ -97,7 +97,12 @@ def _total(value: Any) -> Any:
 
 
 def _prod(value: Any) -> Any:
-    return math.prod(_numbers((_list(value),))) if _list(value) else 1
+    product: Any = 1
+    for item in _numbers((_list(value),)) if _list(value) else ():
+        product = product * item
+        if isinstance(product, int) and product.bit_length() > 2_000:
+            raise Refused("makes an integer of more than 2000 bits")
+    return product
 
 
 def _zip(*lists: Any) -> list[Any]:

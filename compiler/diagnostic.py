@@ -106,6 +106,12 @@ class Diagnostics:
             raise NetcError(self._all)
 
 
+def too_deep(span: Span) -> Diagnostic:
+    """Instead of Python's RecursionError, for texts whose brackets, chains or definitions nest beyond its stack."""
+    fix = "give the inner parts names of their own, or write a long chain as a loop"
+    return Diagnostic("budget", "this nests too deeply to be followed", (Label(span),), fix=fix)
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str | None:
     """The accepted name most like a misspelt one, if any is close."""
     matches = get_close_matches(name, list(accepted), n=1, cutoff=0.7)

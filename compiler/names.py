@@ -13,7 +13,7 @@ from typing import Any, cast
 from . import operators as _families
 from . import tree as t
 from .builtin import BUILTINS
-from .diagnostic import Diagnostic, Diagnostics, Label, nearest
+from .diagnostic import Diagnostic, Diagnostics, Label, nearest, too_deep
 from .operators.operator import INITIALISERS, LAYERS, OPERATORS
 from .scope import FileScope
 from .source import Span
@@ -56,13 +56,19 @@ def unknown_name(name: str, span: Span, visible: Iterable[str], *, called: bool)
 def check_names(scope: FileScope, diagnostics: Diagnostics) -> None:
     """Report every undefined name, use out of scope and unused parameter of a file."""
     for declaration in scope.tree.declarations:
-        checker = _Checker(scope, diagnostics)
-        if isinstance(declaration, t.Module):
-            checker.module(declaration)
-        elif isinstance(declaration, t.Func):
-            checker.function(declaration)
-        elif isinstance(declaration, t.Extern):
-            checker.extern(declaration)
+        try:
+            _check(_Checker(scope, diagnostics), declaration)
+        except RecursionError:
+            diagnostics.add(too_deep(declaration.span))
+
+
+def _check(checker: _Checker, declaration: t.Declaration) -> None:
+    if isinstance(declaration, t.Module):
+        checker.module(declaration)
+    elif isinstance(declaration, t.Func):
+        checker.function(declaration)
+    elif isinstance(declaration, t.Extern):
+        checker.extern(declaration)
 
 
 class _Checker:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from . import tree as t
 from .budget import Budget
-from .diagnostic import Diagnostic, Diagnostics, Label, NetcError, nearest
+from .diagnostic import Diagnostic, Diagnostics, Label, NetcError, nearest, too_deep
 from .elaboration.elaborate import Elaborator, Fault
 from .model import Model
 from .names import check_names, least_instances
@@ -212,6 +212,8 @@ class Program:
             return Elaborator(report, self.budget, self._resolve).constant(self.scope, expression)
         except Fault as fault:
             raise NetcError([*report, *([fault.diagnostic] if fault.diagnostic else [])]) from None
+        except RecursionError:
+            raise NetcError([too_deep(expression.span)]) from None
 
     # ------------------------------------------------------------------------------------------------ declarations
 
@@ -229,6 +231,8 @@ class Program:
             try:
                 value.value = self._compute(value, name)
                 value.state = "done"
+            except RecursionError:
+                raise Fault(too_deep(value.declaration.span)) from None
             finally:
                 if value.state == "running":
                     value.state = "failed"

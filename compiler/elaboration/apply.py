@@ -324,7 +324,7 @@ class Application(Signatures):
         span: Span,
     ) -> Any:
         declaration = function.declaration
-        self._step(span)
+        self._step(span, 4)  # a call takes as long as some iterations
         if frame.depth >= self._budget.nesting:
             self._exhausted("functions call each other too deeply", self._budget.nesting, span, "nesting")
         given = [(None, Given(v, span)) for v in inputs]
@@ -338,10 +338,13 @@ class Application(Signatures):
 
     def _builtin(self, frame: Frame, name: str, arguments: list[tuple[str | None, Given]], e: t.Call) -> Any:
         self._step(e.span)
+        self._work(e.span, *(g.value for _, g in arguments))
         try:
             if any(n for n, _ in arguments):
                 raise Refused("takes its arguments by position")
-            return BUILTINS[name](*(g.value for _, g in arguments))
+            result = BUILTINS[name](*(g.value for _, g in arguments))
+            self._work(e.span, result)
+            return result
         except Refused as refused:
             self._fail("builtin", f"{name} {refused}", e.span, frame=frame)
         except TypeError:

@@ -192,6 +192,7 @@ class Evaluator(Application):
             left = self._truth(frame, e.left)
             return self._truth(frame, e.right) if left == (e.op == "and") else left
         left, right = self._eval(frame, e.left), self._eval(frame, e.right)
+        self._work(e.span, left, right)
         if isinstance(left, Tensor) or isinstance(right, Tensor):
             return self._tensor_binary(frame, e, left, right)
         if e.op == "++":
@@ -292,6 +293,7 @@ class Evaluator(Application):
             self._fail("index", f"{describe(value)} cannot be indexed so", e.span, frame=frame)
         item, sequence = e.items[0], cast("Sequence[Any]", value)
         if isinstance(item, t.Slice):
+            self._work(e.span, value)
             cut = slice(*(self._bound(frame, b) for b in (item.start, item.stop, item.step)))
             if cut.step == 0:
                 self._fail("index", "the step of a slice cannot be 0", item.span, frame=frame)

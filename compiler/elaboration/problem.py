@@ -118,6 +118,10 @@ class Context:
         if self._steps > self._budget.steps:
             self._exhausted("too many loop iterations and calls", self._budget.steps, span, "steps")
 
+    def _work(self, span: Span, *values: Any) -> None:
+        """Going through a list or string counts as steps too, at what an item takes beside an iteration."""
+        self._step(span, sum(len(v) // 32 for v in values if isinstance(v, (list, range, str))))  # pyright: ignore[reportUnknownArgumentType]
+
 
 def callers(frame: Frame | None) -> Iterator[Frame]:
     while frame is not None:
