@@ -1,4 +1,4 @@
-"""Specs that would take for ever, or more memory than there is: each ends in a message of the budget, with its place."""
+"""Specs that would take forever, or more memory than there is: each ends in a message of the budget and its place."""
 
 from __future__ import annotations
 
