@@ -567,6 +567,14 @@ def test_sizes_that_the_compiler_could_not_check_are_checked(tmp_path: Path):
         made(tokens=np.zeros((1, 41), np.int64))
 
 
+def test_positions_that_follow_from_sizes_are_checked():
+    b = Builder()
+    x = b.input("x", "f32[N, T]")
+    places = b("expand", b("arange", start=0, stop=b.edit.type(x).shape[1]), size=list(b.edit.type(x).shape))
+    graph = b.done(b("embedding", places, b.parameter("table", (6, 2))))
+    assert assert_same(graph, {"N": 2, "T": 6}).lowered.requirements == [(symbol("T"), 6)]
+
+
 def test_one_symbol_has_one_value(tmp_path: Path):
     b = Builder("pair")
     made = compile(

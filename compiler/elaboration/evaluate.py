@@ -102,10 +102,27 @@ class Evaluator(Application):
         return text
 
     def _list(self, frame: Frame, e: t.ListOf) -> list[Any]:
-        return [self._eval(frame, i) for i in e.items]
+        items = [self._eval(frame, i) for i in e.items]
+        self._bound_nesting(items, e.span)
+        return items
 
     def _tuple(self, frame: Frame, e: t.TupleOf) -> tuple[Any, ...]:
-        return tuple(self._eval(frame, i) for i in e.items)
+        items = tuple(self._eval(frame, i) for i in e.items)
+        self._bound_nesting(items, e.span)
+        return items
+
+    def _bound_nesting(self, items: Sequence[Any], span: Span) -> None:
+        """Lists of lists are bounded by all they hold: `y = [y, y]` doubles what every later use would walk through."""
+        waiting: list[Any] = [i for i in items if isinstance(i, (list, tuple))]
+        total = len(items)
+        while waiting:
+            inner = cast("Sequence[Any]", waiting.pop())
+            total += len(inner)
+            if total > self._budget.items:
+                self._exhausted("a list of lists is too long", self._budget.items, span, "items")
+            waiting.extend(i for i in inner if isinstance(i, (list, tuple)))
+        if total > len(items):
+            self._step(span, total // 32)
 
     def _comprehension(self, frame: Frame, e: t.Comprehension) -> list[Any]:
         result: list[Any] = []
