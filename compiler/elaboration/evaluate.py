@@ -120,7 +120,7 @@ class Evaluator(Application):
             total += len(inner)
             if total > self._budget.items:
                 self._exhausted("a list of lists is too long", self._budget.items, span, "items")
-            waiting.extend(i for i in inner if isinstance(i, (list, tuple)))
+            waiting.extend(cast(Any, i) for i in inner if isinstance(i, (list, tuple)))
         if total > len(items):
             self._step(span, total // 32)
 
