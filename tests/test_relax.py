@@ -604,11 +604,13 @@ def test_rank_zero_and_passed_through(tmp_path: Path):
     assert found["fixed"].tolist() == [7, 7]
 
 
-def test_the_same_graph_gives_the_same_bytes(artifact: Artifact, tmp_path: Path):
-    again = compile(small_resnet(), LLVM(threads=1), tmp_path / "again", spec_hash="abc")
-    assert again is not None
-    for name in ("model.so", "constants.safetensors"):
-        assert (again.folder / name).read_bytes() == (artifact.folder / name).read_bytes(), name
+def test_the_same_graph_gives_the_same_bytes(tmp_path: Path):
+    """TVM orders sizes by a hash of addresses, which differ from one compilation to the next."""
+    made = [compile(small_resnet("f32[N, 3, H, W]"), LLVM(threads=1), tmp_path / str(i)) for i in range(3)]
+    contents = [{f.name: f.read_bytes() for f in sorted(a.folder.iterdir())} for a in made if a]
+    assert len(contents) == 3
+    for name, data in contents[0].items():
+        assert all(other[name] == data for other in contents), name
 
 
 def test_an_artifact_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

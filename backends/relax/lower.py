@@ -295,7 +295,8 @@ class Lowering:
             return replace(tensor, type=type, order=order)
         result = stage.type(type.dtype, shape)
         extents = [index_expression(d, stage.symbol) for d in shape]
-        return Tensor(type, stage.bind(relax.op.reshape(tensor.expr, extents), result), order, tensor.constant)
+        made = stage.bind(relax.op.reshape(tensor.expr, extents), result)
+        return replace(tensor, type=type, expr=made, order=order)
 
     def view(self, tensor: Tensor, type: TensorType, order: Order, place: Place) -> Tensor:
         """Part of a tensor, or a repetition of it, that readers take from where it is; see `Tensor.seen`.
@@ -316,6 +317,11 @@ class Lowering:
             message = f"TVM code for %{self.path} needs {what} as a number, not {dim}"
             raise NetcError([Diagnostic("symbolic-dimension", message, fix=f"--bind {min(symbols(dim))}=…")])
         return dim
+
+    def require_within(self, positions: Tensor, size: Dim) -> None:
+        """Have positions that follow from sizes checked against the axis they point into when the model runs."""
+        if positions.limit is not None:
+            self.require(positions.limit, size)
 
     def require(self, least: Dim, most: Dim) -> None:
         """Have `least <= most` checked when the model runs."""

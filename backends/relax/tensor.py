@@ -56,6 +56,8 @@ class Tensor:
     """The value of a rank-0 tensor that is known; kernels take it as an immediate and `expr` is None."""
     base: tuple[TensorType, Order] | None = None
     place: Place | None = None
+    limit: Dim | None = None
+    """What whole numbers in it are known to lie below: positions that are read from sizes, not from data."""
 
     @property
     def storage(self) -> tuple[TensorType, Order]:

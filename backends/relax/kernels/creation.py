@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ....compiler.operators import creation as op
@@ -36,4 +37,5 @@ def _arange(low: Lowering, node: op.Arange, inputs: Inputs, types: Types) -> Ten
         start = kernel.dim(node.start)
         return kernel.stage(type.shape, lambda i: cast(start + i * literal(node.step), DTYPES[type.dtype]))
 
-    return low.kernel("arange", [], [type], body, pattern=Pattern.INJECTIVE)[0]
+    made = low.kernel("arange", [], [type], body, pattern=Pattern.INJECTIVE)[0]
+    return replace(made, limit=node.stop if node.step > 0 else node.start + 1)

@@ -21,6 +21,7 @@ from .program import lines
 @rules(op.Gather)
 def _gather(low: Lowering, node: op.Gather, inputs: Inputs, types: Types) -> Tensor:
     x, index = inputs
+    low.require_within(index, x.type.shape[node.dim])
     for axis, (taken, size) in enumerate(zip(index.type.shape, x.type.shape, strict=True)):
         if axis != node.dim:
             low.require(taken, size)
@@ -34,6 +35,8 @@ def _gather(low: Lowering, node: op.Gather, inputs: Inputs, types: Types) -> Ten
 
 @rules(op.IndexSelect)
 def _index_select(low: Lowering, node: op.IndexSelect, inputs: Inputs, types: Types) -> Tensor:
+    low.require_within(inputs[1], inputs[0].type.shape[node.dim])
+
     def element(at: Sequence[Any], x: View, index: View) -> Any:
         position = within(index[(at[node.dim],)], x.shape[node.dim])
         return x[[*at[: node.dim], position, *at[node.dim + 1 :]]]

@@ -162,6 +162,8 @@ def _matmul(low: Lowering, node: op.Matmul, inputs: Inputs, types: Types) -> Ten
 
 @rules(op.Embedding)
 def _embedding(low: Lowering, node: op.Embedding, inputs: Inputs, types: Types) -> Tensor:
+    low.require_within(inputs[0], inputs[1].type.shape[0])
+
     def element(index: Sequence[Any], x: View, weight: View) -> Any:
         *place, feature = index
         return weight[(within(x[place], weight.shape[0]), feature)]
