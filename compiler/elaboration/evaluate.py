@@ -40,7 +40,7 @@ from ..value import (
 from .apply import Application
 from .problem import Fault
 
-_PATH = re.compile(r"\w+(\.\w+)*")
+_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 
 
 SCALES = {
