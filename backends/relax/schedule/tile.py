@@ -15,7 +15,7 @@ from ..index import flatten
 from ..machine import Machine
 from ..untyped import tirx
 from .block import annotation, extent, number, product, reduces, spatial_extents, split_loops
-from .injective import TASKS, injective, vectorize_last
+from .injective import TASKS, injective, parallel, vectorize_last
 
 KEY = "netc.tile"
 """Modes: `flat`, the rows are all axes but the last, taken as one; `batch`, every tile is a task of its own; `image`,
@@ -50,6 +50,9 @@ def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine
     height, width, mode, place = _read(str(annotation(sch, reduction, KEY)))
     unrolled = mode == "channels"
     *outer, column = _rows(sch, result, mode == "flat")
+    if width == 1:
+        _scalar(sch, sources, reduction, [*outer, column], unrolled, machine)
+        return
     row = outer.pop(place)
     steps = product([extent(sch, loop) for loop in split_loops(sch, reduction)[1]])
     columns = extent(sch, column)
@@ -78,6 +81,26 @@ def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine
             depth = _depth(sch, at)
             sch.compute_at(source, at, preserve_unit_loops=True)
             vectorize_last(sch, list(sch.get_loops(source))[depth:], machine)
+
+
+def _scalar(sch: Any, sources: list[Any], reduction: Any, loops: list[Any], unrolled: bool, machine: Machine) -> None:
+    """Where no vector divides the columns, leave the loop over them to LLVM, which can peel a remainder.
+
+    It vectorises innermost loops alone: so either the steps are unrolled inside, or each goes through all columns.
+    """
+    task = parallel(sch, loops[:-1], machine)
+    at = loops[-1] if unrolled else task
+    outside = _depth(sch, at)
+    sch.compute_at(reduction, at, preserve_unit_loops=True)
+    axes = list(sch.get(reduction).iter_vars)
+    pairs = list(zip(list(sch.get_loops(reduction))[outside:], axes, strict=True))
+    steps = [loop for loop, axis in pairs if int(axis.iter_type) == 2]
+    sch.reorder(*steps, *(loop for loop, axis in pairs if int(axis.iter_type) != 2))
+    for loop in steps if unrolled else []:
+        sch.unroll(loop)
+    sch.decompose_reduction(reduction, steps[0])
+    for source in reversed(sources):
+        sch.compute_at(source, task, preserve_unit_loops=True)
 
 
 def _read(text: str) -> tuple[int, int, str, int]:
