@@ -42,17 +42,16 @@ def _sloped(x: Any, slope: Any) -> Any:
 
 def _exponential(x: Any, positive: float, negative: float) -> Any:
     c = _like(x)
-    below = c(negative) * (exp(tirx.min(x, c(0))) - c(1))
+    below = c(negative) * (exp(at_most(x, 0)) - c(1))
     return tirx.Select(x > c(0), x * c(positive), below)
 
 
 def _gelu(node: op.Gelu, x: Any) -> Any:
     c = _like(x)
     if node.approximate == "none":
-        inner = erf(x * c(sqrt(0.5)))
-    else:
-        inner = tanh((x + x * x * x * c(0.044715)) * c(sqrt(2 / pi)))
-    return x * c(0.5) * (inner + c(1))
+        return x * c(0.5) * (erf(x * c(sqrt(0.5))) + c(1))
+    # (1 + tanh z) / 2 = sigmoid 2z, which does not lose the small numbers at the lower end.
+    return x * sigmoid((x + x * x * x * c(0.044715)) * c(2 * sqrt(2 / pi)))
 
 
 def _softplus(x: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ....compiler.operators import arithmetic as op
@@ -11,7 +12,25 @@ from ....compiler.types import DType, promote
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor
 from ..untyped import tirx
-from .numeric import at_least, at_most, cast, const, dtype_of, erf, exp, is_float, log, wide, zero
+from .numeric import (
+    at_least,
+    at_most,
+    cast,
+    const,
+    different,
+    dtype_of,
+    equal,
+    erf,
+    exp,
+    is_float,
+    let,
+    log,
+    maximum,
+    minimum,
+    ordered,
+    wide,
+    zero,
+)
 
 Function = Callable[..., Any]
 
@@ -41,7 +60,9 @@ def _binary(function: Function) -> Callable[..., Tensor]:
 def _comparison(function: Function) -> Callable[..., Tensor]:
     def rule(low: Lowering, node: Operator, inputs: Inputs, types: Types) -> Tensor:
         a, b = inputs
-        dtype = DTYPES[promote(a.type.dtype, b.type.dtype)]
+        # LLVM compares no single bits.
+        promoted = promote(a.type.dtype, b.type.dtype)
+        dtype = DTYPES[DType.U8 if promoted is DType.BOOL else promoted]
         return low.elementwise(node.name, [a, b], types[0], lambda v, w: function(cast(v, dtype), cast(w, dtype)))
 
     return rule
@@ -62,13 +83,34 @@ def _rsqrt(x: Any) -> Any:
 
 
 def _floor_divide(a: Any, b: Any) -> Any:
-    return wide(lambda a, b: tirx.floor(a / b))(a, b) if is_float(a) else tirx.floordiv(a, b)
+    """As PyTorch: the quotient of what is left without the remainder, so that both agree."""
+    if not is_float(a):
+        return tirx.floordiv(a, b)
+    dtype = dtype_of(a)
+
+    def divided(a: Any, b: Any, rest: Any) -> Any:
+        exact = (a - rest) / b - tirx.Select(_opposed(rest, b), const(1, dtype), zero(dtype))
+        return tirx.Select(tirx.EQ(b, zero(dtype)), a / b, tirx.nearbyint(exact))
+
+    return let(a, lambda a: let(b, lambda b: let(_fmod(a, b), lambda rest: divided(a, b, rest))))
 
 
 def _remainder(a: Any, b: Any) -> Any:
-    if is_float(a):
-        return wide(lambda a, b: a - tirx.floor(a / b) * b)(a, b)
-    return tirx.floormod(a, b)
+    if not is_float(a):
+        return tirx.floormod(a, b)
+    return let(b, lambda b: let(_fmod(a, b), lambda rest: tirx.Select(_opposed(rest, b), rest + b, rest)))
+
+
+def _opposed(rest: Any, divisor: Any) -> Any:
+    """Whether a remainder that rounds towards zero has the sign that the divisor has not."""
+    none = zero(dtype_of(rest))
+    return tirx.Or(tirx.And(rest < none, divisor > none), tirx.And(rest > none, divisor < none))
+
+
+def _fmod(a: Any, b: Any) -> Any:
+    """C's remainder, with the sign of `a`; exact, whatever the quotient."""
+    dtype = dtype_of(a)
+    return tirx.call_pure_extern(dtype, "fmod" if dtype == "float64" else "fmodf", a, b)
 
 
 rules.table(
@@ -77,16 +119,16 @@ rules.table(
         op.Sub: _binary(lambda a, b: a - b),
         op.Mul: _binary(lambda a, b: a * b),
         op.Div: _binary(lambda a, b: a / b),
-        op.Maximum: _binary(tirx.max),
-        op.Minimum: _binary(tirx.min),
-        op.Remainder: _binary(_remainder),
-        op.FloorDivide: _binary(_floor_divide),
-        op.Eq: _comparison(tirx.EQ),
-        op.Ne: _comparison(tirx.NE),
+        op.Maximum: _binary(wide(maximum)),
+        op.Minimum: _binary(wide(minimum)),
+        op.Remainder: _binary(wide(_remainder)),
+        op.FloorDivide: _binary(wide(_floor_divide)),
+        op.Eq: _comparison(equal),
+        op.Ne: _comparison(different),
         op.Lt: _comparison(tirx.LT),
-        op.Le: _comparison(tirx.LE),
+        op.Le: _comparison(partial(ordered, tirx.LE)),
         op.Gt: _comparison(tirx.GT),
-        op.Ge: _comparison(tirx.GE),
+        op.Ge: _comparison(partial(ordered, tirx.GE)),
         op.LogicalAnd: _binary(tirx.And),
         op.LogicalOr: _binary(tirx.Or),
         op.LogicalNot: _unary(tirx.Not),

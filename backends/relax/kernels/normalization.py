@@ -13,7 +13,10 @@ from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor, logical
 from ..untyped import tirx
 from .numeric import accumulator, cast, const, exp, log
-from .reduction import MAX, SUM, reduce, row
+from .reduction import MAX, SUM, Monoid, reduce, row
+
+TOP = Monoid("max", lambda a, b: tirx.max(a, b), MAX.neutral)
+"""The largest element, quickly: whether it sees a NaN does not matter, since the sum of the powers does."""
 
 
 def softmax(low: Lowering, x: Tensor, dim: int, type: TensorType, *, logarithm: bool = False) -> Tensor:
@@ -27,7 +30,7 @@ def softmax(low: Lowering, x: Tensor, dim: int, type: TensorType, *, logarithm: 
         def value(*place: Any) -> Any:
             return cast(x[logical(order, place)], dtype)
 
-        top = row(kernel, lead, length, value, MAX, "softmax_max")
+        top = row(kernel, lead, length, value, TOP, "softmax_max")
 
         def above(*place: Any) -> Any:
             return value(*place) - top(*place[:-1])

@@ -38,7 +38,7 @@ def cast(value: Any, dtype: str) -> Any:
     if given == dtype:
         return value
     if dtype == "bool":
-        return value != zero(given)
+        return different(value, zero(given))
     return tirx.Cast(dtype, value)
 
 
@@ -49,8 +49,51 @@ def accumulator(dtype: str) -> str:
 
 def let(value: Any, body: Callable[[Any], Any]) -> Any:
     """`body` of a value that it reads several times, computed once."""
+    if isinstance(value, tirx.Var):
+        return body(value)
     variable = tirx.Var("t", dtype_of(value))
     return tirx.Let(variable, value, body(variable))
+
+
+def is_nan(x: Any) -> Any:
+    """Whether a number of a floating type is none. (`x != x` is simplified to false.)"""
+    return tirx.isnan(cast(x, accumulator(dtype_of(x))))
+
+
+def equal(a: Any, b: Any) -> Any:
+    return ordered(tirx.EQ, a, b)
+
+
+def different(a: Any, b: Any) -> Any:
+    """Whether two numbers differ, as a NaN does from everything (`tirx.NE` says it is not)."""
+    if not is_float(a):
+        return tirx.NE(a, b)
+    return let(a, lambda a: let(b, lambda b: tirx.Or(tirx.NE(a, b), tirx.Or(is_nan(a), is_nan(b)))))
+
+
+def ordered(compare: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+    """A comparison that is false of NaNs, also where both sides are the same expression, which TVM takes for equal."""
+    if not is_float(a):
+        return compare(a, b)
+    return let(
+        a, lambda a: let(b, lambda b: tirx.And(compare(a, b), tirx.And(tirx.Not(is_nan(a)), tirx.Not(is_nan(b)))))
+    )
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger one; NaN where there is one (`tirx.max` gives the second)."""
+    return _extreme(tirx.max, tirx.GT, a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller one; NaN where there is one."""
+    return _extreme(tirx.min, tirx.LT, a, b)
+
+
+def _extreme(whole: Callable[..., Any], better: Callable[..., Any], a: Any, b: Any) -> Any:
+    if not is_float(a):
+        return whole(a, b)
+    return let(a, lambda a: let(b, lambda b: tirx.Select(tirx.Or(better(b, a), is_nan(b)), b, a)))
 
 
 def at_least(x: Any, low: float) -> Any:

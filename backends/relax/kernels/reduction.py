@@ -18,7 +18,7 @@ from ..schedule.tile import KEY as TILE
 from ..tensor import DTYPES, Order, Tensor, logical
 from ..untyped import build as T
 from ..untyped import te, tirx
-from .numeric import accumulator, cast, const, dtype_of
+from .numeric import accumulator, cast, const, dtype_of, is_float, is_nan, maximum, minimum
 from .program import lines
 from .tiling import channel_width
 
@@ -46,8 +46,8 @@ def _highest(dtype: str) -> Any:
 
 SUM = Monoid("sum", lambda a, b: a + b, lambda dtype: const(0, dtype))
 PRODUCT = Monoid("prod", lambda a, b: a * b, lambda dtype: const(1, dtype))
-MAX = Monoid("max", lambda a, b: tirx.max(a, b), _lowest)
-MIN = Monoid("min", lambda a, b: tirx.min(a, b), _highest)
+MAX = Monoid("max", maximum, _lowest)
+MIN = Monoid("min", minimum, _highest)
 
 
 def lanes_of(length: Dim, machine: Machine) -> int:
@@ -184,14 +184,20 @@ def _by_row(
 def arg_extreme(
     low: Lowering, name: str, x: Tensor, dims: Sequence[int], type: TensorType, *, largest: bool, keepdim: bool
 ) -> Tensor:
-    """The index of the first largest (smallest) element along one axis, or of all elements in row-major order."""
+    """The index of the first largest (smallest) element along one axis, or of all elements in row-major order.
+
+    A NaN is both the largest and the smallest.
+    """
     kept = [a for a in x.order if a not in dims]
     order = _renumbered(kept)
     bare = TensorType(type.dtype, tuple(d for a, d in enumerate(x.type.shape) if a not in dims))
 
     def combine(a: Sequence[Any], b: Sequence[Any]) -> tuple[Any, Any]:
-        better = a[1] > b[1] if largest else a[1] < b[1]
-        first = tirx.Or(better, tirx.And(tirx.EQ(a[1], b[1]), a[0] < b[0]))
+        better, same = a[1] > b[1] if largest else a[1] < b[1], tirx.EQ(a[1], b[1])
+        if is_float(a[1]):
+            better = tirx.Or(better, tirx.And(is_nan(a[1]), tirx.Not(is_nan(b[1]))))
+            same = tirx.Or(same, tirx.And(is_nan(a[1]), is_nan(b[1])))
+        first = tirx.Or(better, tirx.And(same, a[0] < b[0]))
         return tirx.Select(first, a[0], b[0]), tirx.Select(first, a[1], b[1])
 
     def neutral(index: str, value: str) -> tuple[Any, Any]:
@@ -278,10 +284,18 @@ def _cumsum(low: Lowering, node: op.Cumsum, inputs: Inputs, types: Types) -> Ten
 
 @rules(op.Topk)
 def _topk(low: Lowering, node: op.Topk, inputs: Inputs, types: Types) -> tuple[Tensor, ...]:
-    """A sorted list of the k best so far, into which each element is inserted: made for the small k of routing."""
+    """A sorted list of the k best so far, into which each element is inserted: made for the small k of routing.
+
+    A NaN is larger than all numbers.
+    """
     (x,) = inputs
     dim = node.dim % x.type.rank
-    better = tirx.GT if node.largest else tirx.LT
+
+    def better(a: Any, b: Any) -> Any:
+        more, less = (a, b) if node.largest else (b, a)
+        if not is_float(a):
+            return more > less
+        return tirx.Or(more > less, tirx.And(is_nan(more), tirx.Not(is_nan(less))))
 
     def write(kernel: Kernel, sources: list[Any], results: list[Any]) -> None:
         def line(place: list[Any]) -> None:
