@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from ....compiler.operators import attention as op
@@ -14,12 +15,8 @@ from ..tensor import DTYPES, Tensor
 from ..untyped import tirx
 from .linear import matmul
 from .normalization import softmax
-from .numeric import cast, const, dtype_of
-from .reduction import Monoid, reduce
+from .numeric import cast, const
 from .tiling import padded, symbolic_width
-
-NEVER = -1e30
-"""The score of what must not be attended to: finite, so that a row without anything to attend to gives no NaN."""
 
 
 def attention(
@@ -35,7 +32,7 @@ def attention(
 ) -> Tensor:
     """`query` [B, H, T, D], `key` [B, G, S, D], `value` [B, G, S, E], H a multiple of G; the result [B, H, T, E].
 
-    A query that a bool `mask` lets see nothing gives zeros.
+    What must not be attended to has the score -∞; a query that sees nothing gives zeros.
     """
     batch, heads, length, depth = query.type.shape
     groups, span = key.type.shape[1:3]
@@ -52,13 +49,9 @@ def attention(
         split = (groups, shared) if h == heads else (h, 1)
         return low.reshape(tensor, TensorType(tensor.type.dtype, (b, *split, *rest)))
 
-    seen: list[Tensor] = []
     extra: list[Tensor] = []
     if mask is not None:
         mask = low.reshape(mask, TensorType(mask.type.dtype, (1,) * (4 - mask.type.rank) + mask.type.shape))
-        if mask.type.dtype is DType.BOOL:
-            some = TensorType(DType.BOOL, (*mask.type.shape[:3], 1))
-            seen.append(grouped(reduce(low, "any", [mask], (3,), some, ANY, keepdim=True)))
         extra.append(grouped(_additive(low, mask, span, total, scores_dtype)))
 
     def score(raw: Any, index: Sequence[Any], kernel: Kernel, *mask: View) -> Any:
@@ -69,29 +62,21 @@ def attention(
         limits = [s <= t] if causal else []
         if total != span and not mask:
             limits.append(s < kernel.dim(span))
-        return tirx.Select(tirx.all(*limits), made, const(NEVER, text)) if limits else made
-
-    def visible(raw: Any, index: Sequence[Any], kernel: Kernel, *seen: View) -> Any:
-        return tirx.Select(seen[0].broadcast(index), raw, const(0, dtype_of(raw))) if seen else raw
+        return tirx.Select(tirx.all(*limits), made, const(-inf, text)) if limits else made
 
     columns = low.reshape(low.renamed(key, (0, 1, 3, 2)), TensorType(dtype, (batch, groups, 1, depth, span)))
     scores_type = TensorType(scores_dtype, (batch, groups, shared, length, total))
     scores = matmul(low, grouped(query), columns, scores_type, name="attention_scores", extra=extra, epilogue=score)
     made = matmul(
         low,
-        softmax(low, scores, 4, scores_type),
+        softmax(low, scores, 4, scores_type, sparse=True),
         low.reshape(value, TensorType(dtype, (batch, groups, 1, span, width))),
         TensorType(dtype, (batch, groups, shared, length, width)),
         name="attention",
         order=(0, 3, 1, 2, 4),  # heads inside positions, as the projection that follows reads them
-        extra=seen,
-        epilogue=visible,
         inner=span,
     )
     return low.reshape(made, type)
-
-
-ANY = Monoid("any", lambda a, b: tirx.Or(a, b), lambda dtype: const(False, dtype))
 
 
 def _additive(low: Lowering, mask: Tensor, span: Dim, total: Dim, dtype: DType) -> Tensor:
@@ -103,13 +88,13 @@ def _additive(low: Lowering, mask: Tensor, span: Dim, total: Dim, dtype: DType) 
         once = mask.type.shape[3] == 1
         read = mask[(*lead, literal(0) if once else tirx.min(s, mask.shape[3] - literal(1)))]
         if mask.type.dtype is DType.BOOL:
-            read = tirx.Select(read, const(0, text), const(NEVER, text))
+            read = tirx.Select(read, const(0, text), const(-inf, text))
         return cast(read, text)
 
     def body(kernel: Kernel, mask: View) -> Any:
         def bounded(*index: Any) -> Any:
             read = element(index, mask)
-            return read if total == span else tirx.Select(index[3] < kernel.dim(span), read, const(NEVER, text))
+            return read if total == span else tirx.Select(index[3] < kernel.dim(span), read, const(-inf, text))
 
         return kernel.stage(type.shape, bounded)
 

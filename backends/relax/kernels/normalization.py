@@ -12,15 +12,20 @@ from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor, logical
 from ..untyped import tirx
-from .numeric import accumulator, cast, const, exp, log
+from .numeric import accumulator, at_least, cast, const, exp, log
 from .reduction import MAX, SUM, Monoid, reduce, row
 
 TOP = Monoid("max", lambda a, b: tirx.max(a, b), MAX.neutral)
 """The largest element, quickly: whether it sees a NaN does not matter, since the sum of the powers does."""
 
+FINITE_TOP = Monoid("max", TOP.combine, lambda dtype: tirx.min_value(dtype))
+"""The same, where all may be -∞: a finite number, so that the difference to it stays -∞."""
 
-def softmax(low: Lowering, x: Tensor, dim: int, type: TensorType, *, logarithm: bool = False) -> Tensor:
-    """Softmax along `dim`, or its logarithm."""
+
+def softmax(
+    low: Lowering, x: Tensor, dim: int, type: TensorType, *, logarithm: bool = False, sparse: bool = False
+) -> Tensor:
+    """Softmax along `dim`, or its logarithm. Of nothing but -∞ it is NaN, or 0 where rows may be so (`sparse`)."""
     order = (*(a for a in x.order if a != dim), dim)
     x = low.reorder(x, order)
     lead, length = [x.type.shape[a] for a in order[:-1]], x.type.shape[dim]
@@ -30,7 +35,7 @@ def softmax(low: Lowering, x: Tensor, dim: int, type: TensorType, *, logarithm: 
         def value(*place: Any) -> Any:
             return cast(x[logical(order, place)], dtype)
 
-        top = row(kernel, lead, length, value, TOP, "softmax_max")
+        top = row(kernel, lead, length, value, FINITE_TOP if sparse else TOP, "softmax_max")
 
         def above(*place: Any) -> Any:
             return value(*place) - top(*place[:-1])
@@ -44,7 +49,9 @@ def softmax(low: Lowering, x: Tensor, dim: int, type: TensorType, *, logarithm: 
                 [*lead, length], lambda *i: exp(above(*i)), "softmax_exp", attributes={"netc.keep": 1}
             )
             total = row(kernel, lead, length, lambda *i: powers(*i), SUM, "softmax_sum")
-            result = lambda *i: powers(*i) / total(*i[:-1])  # noqa: E731
+            # Where a row is not -∞ alone its largest element adds 1 to the sum.
+            whole = (lambda *i: at_least(total(*i), 0.5)) if sparse else total
+            result = lambda *i: powers(*i) / whole(*i[:-1])  # noqa: E731
         return kernel.stage(
             type.shape, lambda *i: cast(result(*(i[a] for a in order)), DTYPES[type.dtype]), order=order
         )
