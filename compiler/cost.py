@@ -21,13 +21,14 @@ Conventions, each of which some other tool decides otherwise:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, Literal, NamedTuple
 
 from .diagnostic import Diagnostic, NetcError, nearest
-from .graph import Graph, Input, Node, Parameter, ParameterRef, Ref, SelectPhase, Value
-from .operators.operator import Cost, Operator
+from .graph import Graph, Node, Parameter, ParameterRef, Ref, SelectPhase, Value
+from .operators.operator import Operator
 from .types import Dim, TensorType, substitute, symbols, total
 
 REFERENCE = 128
@@ -149,19 +150,16 @@ def cost(graph: Graph, bind: Mapping[str, int] | None = None, phase: Literal["tr
         NetcError: where `bind` names no symbol of the graph, or gives one a number below 1 (`bind`).
     """
     bind = dict(bind or {})
-    free = _symbols(graph)
-    _check(bind, free)
-    measure = _Measure(graph, phase, {**dict.fromkeys(free, REFERENCE), **bind})
-    rows = [_bound(row, bind) for row in _rows(graph, measure)]
-    longest, heaviest = measure.chain(lambda _: 1), measure.chain(lambda spent: spent.macs)
+    _check(bind, _symbols(graph))
+    measure = _Measure(graph, phase, bind)
     return Report(
         graph.name,
         phase,
-        tuple(rows),
-        substitute(total(s.macs for s in measure.spent.values() if not s.varies), bind),
+        _rows(graph, measure),
+        total(spent.macs for path, spent in measure.spent.items() if path not in measure.varying),
         measure.peak_at,
-        replace(longest, macs=substitute(longest.macs, bind)),
-        replace(heaviest, macs=substitute(heaviest.macs, bind)),
+        measure.chain(dict.fromkeys(measure.spent, 1)),
+        measure.chain({path: spent.weight for path, spent in measure.spent.items()}),
         bind,
     )
 
@@ -181,175 +179,164 @@ def _check(bind: Mapping[str, int], free: frozenset[str]) -> None:
             raise NetcError([Diagnostic("bind", f"the dimension {name} is {number}, but must be at least 1")])
 
 
-def _bound(row: Row, bind: Mapping[str, int]) -> Row:
-    if not bind:
-        return row
-    counts: dict[str, Any] = {name: substitute(getattr(row, name), bind) for name in (*_COUNTS, "peak")}
-    return replace(row, output=tuple(t.substitute(bind) for t in row.output), **counts)
+def _live(graph: Graph, phase: Literal["train", "infer"]) -> dict[str, list[Value]]:
+    """What each node reads that an output needs in this phase, in the graph's order; all inputs are among them."""
+    needed = {r.node for r in graph.outputs.values() if isinstance(r, Value)} | set(graph.inputs)
+    found: list[tuple[str, list[Value]]] = []
+    for node in reversed(list(graph.nodes.values())):
+        if node.path in needed and node.phase in ("both", phase):
+            reads = [r for r in _reads(node, phase) if isinstance(r, Value)]
+            needed.update([r.node for r in reads])
+            found.append((node.path, reads))
+    return dict(reversed(found))
 
 
-def _live(graph: Graph, phase: Literal["train", "infer"]) -> dict[str, Node]:
-    """The nodes that an output needs in this phase, in the graph's order, and all inputs."""
-    waiting: list[Ref | None] = list(graph.outputs.values())
-    found = set(graph.inputs)
-    while waiting:
-        ref = waiting.pop()
-        if isinstance(ref, Value) and ref.node not in found and graph.nodes[ref.node].phase in ("both", phase):
-            found.add(ref.node)
-            waiting.extend(_reads(graph.nodes[ref.node], phase))
-    return {path: node for path, node in graph.nodes.items() if path in found}
-
-
-def _reads(node: Node, phase: Literal["train", "infer"]) -> Iterator[Ref]:
-    """What a node reads in this phase."""
+def _reads(node: Node, phase: Literal["train", "infer"]) -> tuple[Ref | None, ...]:
+    """What a node reads in this phase, by operand; one that is absent is None."""
     if isinstance(node.op, SelectPhase):
-        kept = node.inputs[0 if phase == "train" else 1]
-        return iter(() if kept is None else (kept,))
-    return node.refs
+        return node.inputs[:1] if phase == "train" else node.inputs[1:]
+    return node.inputs
 
 
-def _is_view(node: Node, phase: Literal["train", "infer"]) -> bool:
-    return node.op.name in VIEWS or (phase == "infer" and node.op.effect == "random")
+class _Size(NamedTuple):
+    """A type with the symbols in `bind` replaced, and what a tensor of it takes."""
+
+    type: TensorType
+    elements: Dim
+    bytes: Dim
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Spent:
     """The costs of one node."""
 
     macs: Dim = 0
     other: Dim = 0
     activations: Dim = 0
-    varies: bool = True
-    """Whether it depends on an input."""
-    peak: Dim = 0
-    """Bytes alive while it runs."""
+    weight: int = 0
+    """The MACs with every symbol at `REFERENCE`."""
 
 
 class _Measure:
-    """The costs of the nodes of one phase. `reference` gives every symbol a number, for comparisons only."""
+    """The costs of the nodes of one phase, with the symbols in `bind` replaced by numbers.
 
-    def __init__(self, graph: Graph, phase: Literal["train", "infer"], reference: Mapping[str, int]) -> None:
+    Networks repeat themselves, so what follows from a type, or from an operator and its types, is computed once.
+    """
+
+    def __init__(self, graph: Graph, phase: Literal["train", "infer"], bind: Mapping[str, int]) -> None:
         self.graph = graph
         self.phase: Literal["train", "infer"] = phase
         self.live = _live(graph, phase)
-        self._reference = reference
-        self._numbers: dict[Dim, int] = {}
-        self._bytes: dict[TensorType, Dim] = {}
-        self._negative: dict[Dim, Dim] = {}
-        self._costs: dict[tuple[Operator, tuple[TensorType | None, ...]], Cost] = {}
-        self.spent: dict[str, _Spent] = {}
-        for path, node in self.live.items():
-            self.spent[path] = self._spent(node)
+        self._bind = bind
+        self._sizes: dict[TensorType, _Size] = {}
+        self._costs: dict[tuple[Operator, tuple[TensorType | None, ...]], _Spent] = {}
+        self.varying = set(graph.inputs)
+        """The nodes that depend on an input."""
+        self._views: dict[Value, Value | None] = {}
+        """The value in whose memory a view lies (None: a parameter's)."""
+        computed = (graph.nodes[path] for path in self.live if path not in graph.inputs)
+        self.spent = {node.path: self._spent(node, self.live[node.path]) for node in computed}
+        self.peaks: dict[str, tuple[int, Dim]] = {}
+        """Bytes alive while each node runs, first with every symbol at `REFERENCE`."""
         self.peak_at = self._schedule()
 
-    def number(self, dim: Dim) -> int:
-        """The dimension with every symbol at its reference."""
-        if isinstance(dim, int):
-            return dim
-        found = self._numbers.get(dim)
+    def size(self, type: TensorType) -> _Size:
+        found = self._sizes.get(type)
         if found is None:
-            value = substitute(dim, self._reference)
-            assert isinstance(value, int)
-            found = self._numbers[dim] = value
+            bound = type.substitute(self._bind)
+            found = self._sizes[type] = _Size(bound, bound.elements, bound.bytes)
         return found
 
-    def bytes(self, type: TensorType) -> Dim:
-        """The type's bytes, computed once: most values have one of a few types."""
-        found = self._bytes.get(type)
-        if found is None:
-            found = self._bytes[type] = type.bytes
-        return found
+    def bound(self, types: tuple[TensorType, ...]) -> tuple[TensorType, ...]:
+        return tuple([self.size(t).type for t in types]) if self._bind else types
 
-    def _spent(self, node: Node) -> _Spent:
-        if isinstance(node.op, Input):
-            return _Spent()
-        varies = any(isinstance(r, Value) and self.spent[r.node].varies for r in _reads(node, self.phase))
-        if _is_view(node, self.phase):
-            return _Spent(varies=varies)
-        own = self._cost(node)
-        return _Spent(own.macs, own.flops, total(self.bytes(t) for t in node.types), varies)
-
-    def _cost(self, node: Node) -> Cost:
-        """The operator's own count, computed once for equal operators of equal types: networks repeat themselves."""
+    def _spent(self, node: Node, reads: list[Value]) -> _Spent:
+        if any(r.node in self.varying for r in reads):
+            self.varying.add(node.path)
+        if node.op.name in VIEWS or (self.phase == "infer" and node.op.effect == "random"):
+            self._views[node.value] = self._views.get(reads[0], reads[0]) if reads else None
+            return _FREE
         key = node.op, self.graph.input_types(node)
         found = self._costs.get(key)
         if found is None:
-            found = self._costs[key] = node.op.cost(key[1], node.types)
+            own = node.op.cost(key[1], node.types)
+            macs, other = substitute(own.macs, self._bind), substitute(own.flops, self._bind)
+            memory = total(self.size(t).bytes for t in node.types)
+            found = self._costs[key] = _Spent(macs, other, memory, _number(macs))
         return found
 
-    def _memory(self) -> dict[Value, Value | None]:
-        """The value in whose memory each value lies: itself, or what it is a view of (None: a parameter)."""
-        memory: dict[Value, Value | None] = {}
-        for node in self.live.values():
-            if _is_view(node, self.phase):
-                source = next(_reads(node, self.phase))
-                memory[node.value] = memory[source] if isinstance(source, Value) else None
-            else:
-                memory.update((v, v) for v in node.values)
-        return memory
-
-    def _freed(self, memory: Mapping[Value, Value | None]) -> dict[str, list[Value]]:
-        """By node: the values that are dead once it has run."""
-        last: dict[Value, str] = {}
-        for path, node in self.live.items():
-            for value in node.values:
-                if memory.get(value) == value:
-                    last[value] = path
-            for ref in _reads(node, self.phase):
-                held = memory[ref] if isinstance(ref, Value) else None
-                if held is not None:
-                    last[held] = path
-        kept = {memory.get(r) for r in self.graph.outputs.values() if isinstance(r, Value)}
-        freed: dict[str, list[Value]] = {}
-        for value, path in last.items():
-            if value not in kept and not isinstance(self.live[value.node].op, Input):
-                freed.setdefault(path, []).append(value)
+    def _freed(self) -> dict[str, tuple[Dim, ...]]:
+        """By node: the bytes of the values that nothing reads once it has run."""
+        nodes, views = self.graph.nodes, self._views
+        outputs = [r for r in self.graph.outputs.values() if isinstance(r, Value)]
+        inputs = [node.value for node in self.graph.inputs.values()]
+        seen: set[Value | None] = {None, *views, *inputs, *[views.get(r, r) for r in outputs]}
+        freed: dict[str, tuple[Dim, ...]] = {}
+        for path, reads in reversed(self.live.items()):
+            held = [views.get(r, r) for r in reads]
+            held.extend(nodes[path].values)  # dead at once if no later node has read them
+            last = [v for v in dict.fromkeys(held) if v is not None and v not in seen]
+            if last:
+                seen.update(last)
+                freed[path] = tuple([self._held(v) for v in last])
         return freed
+
+    def _held(self, value: Value) -> Dim:
+        types = self.graph.nodes[value.node].types
+        return self.spent[value.node].activations if len(types) == 1 else self.size(types[value.index]).bytes
 
     def _schedule(self) -> str:
         """Run the nodes in order and note what is alive at each. Returns the node where it is most."""
-        memory = self._memory()
-        freed = self._freed(memory)
+        freed = self._freed()
         most, where = -1, ""
         alive: Dim = 0
-        change: list[Dim] = []
-        sums: dict[tuple[Dim, ...], Dim] = {}
-        for path, node in self.live.items():
-            change.extend(self.bytes(t) for v, t in zip(node.values, node.types, strict=True) if memory.get(v) == v)
-            key = (alive, *change)
-            alive = sums[key] if key in sums else sums.setdefault(key, total(key))
-            self.spent[path].peak = alive
-            if self.number(alive) > most:
-                most, where = self.number(alive), path
-            change = [self._released(v) for v in freed.get(path, ())]
+        released: tuple[Dim, ...] = ()
+        steps: dict[tuple[Dim, ...], tuple[int, Dim]] = {}
+        for path in self.live:
+            own = self.spent.get(path)
+            made = own.activations if own else self.size(self.graph.nodes[path].types[0]).bytes
+            step = (alive, made, *released)
+            found = steps.get(step)
+            if found is None:
+                after = total([alive, made, *[-d for d in released]])
+                found = steps[step] = _number(after), after
+            self.peaks[path] = found
+            height, alive = found
+            if height > most:
+                most, where = height, path
+            released = freed.get(path, ())
         return where
 
-    def _released(self, value: Value) -> Dim:
-        size = self.bytes(self.live[value.node].types[value.index])
-        found = self._negative.get(size)
-        if found is None:
-            found = self._negative[size] = -size
-        return found
-
-    def chain(self, weight: Callable[[_Spent], Dim]) -> Chain:
-        """The heaviest chain from an input, each node weighing `weight`; of equals the one of more nodes."""
+    def chain(self, weights: Mapping[str, int]) -> Chain:
+        """The heaviest chain from an input, each node weighing as given; of equals the one of more nodes."""
         heaviest: dict[str, tuple[int, int]] = {}
         before: dict[str, str | None] = {}
-        for path, node in self.live.items():
-            if not self.spent[path].varies:
-                continue
-            sources = [r.node for r in _reads(node, self.phase) if isinstance(r, Value) and r.node in heaviest]
-            best = max(sources, key=heaviest.__getitem__, default=None)
-            reached, length = heaviest[best] if best else (0, 0)
-            heaviest[path] = reached + self.number(weight(self.spent[path])), length + 1
-            before[path] = best
+        for path, reads in self.live.items():
+            if path in self.varying:
+                best, reached, length = None, 0, 0
+                for source, _ in reads:
+                    if source in self.varying and (best is None or heaviest[source] > (reached, length)):
+                        best = source
+                        reached, length = heaviest[source]
+                heaviest[path] = reached + weights.get(path, 0), length + 1
+                before[path] = best
         path = max(heaviest, key=heaviest.__getitem__, default=None)
         chain: list[str] = []
         while path is not None:
-            if not isinstance(self.live[path].op, Input):
-                chain.append(path)
+            chain.append(path)
             path = before[path]
-        return Chain(tuple(reversed(chain)), total(self.spent[p].macs for p in chain))
+        nodes = [p for p in reversed(chain) if p in self.spent]
+        return Chain(tuple(nodes), total(self.spent[p].macs for p in nodes))
+
+
+_FREE = _Spent()
+
+
+def _number(dim: Dim) -> int:
+    """The dimension with every symbol at `REFERENCE`, for comparisons only."""
+    value = substitute(dim, dict.fromkeys(symbols(dim), REFERENCE))
+    assert isinstance(value, int)
+    return value
 
 
 def _owners(graph: Graph, measure: _Measure) -> Iterator[tuple[str, Parameter]]:
@@ -357,43 +344,31 @@ def _owners(graph: Graph, measure: _Measure) -> Iterator[tuple[str, Parameter]]:
     first: dict[str, str] = {}
     elsewhere: set[str] = set()
     for path, node in graph.nodes.items():
-        for ref in node.refs:
-            if isinstance(ref, ParameterRef) and path in measure.live:
-                first.setdefault(ref.parameter, path)
-            elif isinstance(ref, ParameterRef) and node.phase not in ("both", measure.phase):
-                elsewhere.add(ref.parameter)
+        live = path in measure.live
+        if live or node.phase not in ("both", measure.phase):
+            for ref in node.inputs:
+                if isinstance(ref, ParameterRef):
+                    first.setdefault(ref.parameter, path) if live else elsewhere.add(ref.parameter)
     for path, parameter in graph.parameters.items():
         if path in first or path not in elsewhere:
             yield first.get(path) or path.rpartition(".")[0], parameter
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What is counted in one row, before the rows below are added."""
-
-    nodes: int = 0
-    peak: Dim = 0
-    counts: dict[str, list[Dim]] = field(default_factory=dict[str, "list[Dim]"])
-    parts: list[str] = field(default_factory=list[str])
-
-    def add(self, **counts: Dim) -> None:
-        for name, count in counts.items():
-            if count != 0:
-                self.counts.setdefault(name, []).append(count)
-
-
 class _Tree:
-    """The rows by path, each under the path above it."""
+    """The rows by path, each under the path above it: what is counted in each itself, as in `_COUNTS`."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, _Tally] = {"": _Tally()}
+        self.counts: dict[str, list[Dim]] = {"": [0] * len(_COUNTS)}
+        self.parts: dict[str, list[str]] = {}
+        self.peaks: dict[str, tuple[int, Dim]] = {}
 
-    def at(self, path: str) -> _Tally:
-        found = self.rows.get(path)
+    def at(self, path: str) -> list[Dim]:
+        found = self.counts.get(path)
         if found is None:
-            found = _Tally()
-            self.at(path.rpartition(".")[0]).parts.append(path)
-            self.rows[path] = found
+            above = path.rpartition(".")[0]
+            self.at(above)
+            self.parts.setdefault(above, []).append(path)
+            found = self.counts[path] = [0] * len(_COUNTS)
         return found
 
     def order(self) -> list[str]:
@@ -403,48 +378,37 @@ class _Tree:
         while waiting:
             path = waiting.pop()
             ordered.append(path)
-            waiting.extend(reversed(self.rows[path].parts))
+            waiting.extend(reversed(self.parts.get(path, ())))
         return ordered
 
 
-def _rows(graph: Graph, measure: _Measure) -> list[Row]:
+def _rows(graph: Graph, measure: _Measure) -> tuple[Row, ...]:
     tree = _Tree()
-    for path, node in measure.live.items():
-        spent = measure.spent[path]
-        if isinstance(node.op, Input):
-            tree.at("").peak = max(tree.at("").peak, spent.peak, key=measure.number)
-            continue
-        tally = tree.at(path)
-        tally.nodes += 1
-        tally.peak = spent.peak
-        tally.add(macs=spent.macs, other=spent.other, activations=spent.activations)
+    for path, spent in measure.spent.items():
+        tree.at(path)[4:] = spent.macs, spent.other, spent.activations
     for path, parameter in _owners(graph, measure):
-        size = parameter.type.elements
-        own: Dim = 0 if parameter.buffer else size
-        tree.at(path).add(
-            parameters=own,
-            trainable=own if parameter.trainable else 0,
-            buffers=size if parameter.buffer else 0,
-            weight_bytes=parameter.type.bytes,
-        )
+        _, size, stored = measure.size(parameter.type)
+        counts = (0, 0, size) if parameter.buffer else (size, size if parameter.trainable else 0, 0)
+        own = tree.at(path)
+        own[:4] = [known + new for known, new in zip(own, (*counts, stored), strict=False)]
     made: dict[str, Row] = {}
     order = tree.order()
     for path in reversed(order):
-        made[path] = _row(graph, measure, path, tree.rows[path], [made[p] for p in tree.rows[path].parts])
-    return [made[path] for path in order]
+        made[path] = _row(graph, measure, tree, path, [made[p] for p in tree.parts.get(path, ())])
+    return tuple([made[path] for path in order])
 
 
-def _row(graph: Graph, measure: _Measure, path: str, tally: _Tally, parts: list[Row]) -> Row:
-    counts: dict[str, Any] = {name: total(own) for name, own in tally.counts.items()}
-    for name in _COUNTS if parts else ():
-        counts[name] = total([counts.get(name, 0), *[getattr(part, name) for part in parts]])
-    node = measure.live.get(path)
-    scope = graph.scopes.get(path)
-    return Row(
-        path,
-        node.op.name if node else scope.module if scope else "",
-        tally.nodes + sum(part.nodes for part in parts),
-        peak=max([tally.peak, *(part.peak for part in parts)], key=measure.number) if parts else tally.peak,
-        output=node.types if node else (),
-        **counts,
-    )
+def _row(graph: Graph, measure: _Measure, tree: _Tree, path: str, parts: list[Row]) -> Row:
+    node = graph.nodes[path] if path in measure.spent else None
+    peaks = [measure.peaks[name] for name in ([path] if node else [] if path else graph.inputs)]
+    nodes = 1 if node else 0
+    kind = node.op.name if node else graph.scopes[path].module if path in graph.scopes else ""
+    if parts:
+        nodes += sum([part.nodes for part in parts])
+        peaks.extend([tree.peaks[part.path] for part in parts])
+        columns = zip(tree.counts[path], *[tree.counts[part.path] for part in parts], strict=True)
+        tree.counts[path] = [total(column) for column in columns]
+    tree.peaks[path] = max(peaks, key=itemgetter(0), default=(0, 0))
+    output = () if node is None else measure.bound(node.types)
+    counts: dict[str, Any] = dict(zip(_COUNTS, tree.counts[path], strict=True))
+    return Row(path, kind, nodes, peak=tree.peaks[path][1], output=output, **counts)
