@@ -445,6 +445,10 @@ def read_source(source: Source, *, budget: Budget | None = None, root: Path | No
     return Program(scope, reader.diagnostics, budget or Budget(), reader.root, reader.files)
 
 
+_IMPORTS = 100
+"""So many files may import each other in a chain."""
+
+
 class _Reader:
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -535,6 +539,9 @@ class _Reader:
             )
         elif path in self.files:
             return self.files[path]
+        elif len(self._open) >= _IMPORTS:
+            message = f"imports within imports: the limit is {_IMPORTS}"
+            problem = Diagnostic("budget", message, (Label(d.path.span),), fix="import the files from fewer levels")
         elif not path.is_file():
             close = nearest(path.name, [p.name for p in path.parent.glob("*.net")]) if path.parent.is_dir() else None
             problem = Diagnostic("file-not-found", f"there is no file {d.path.raw}", (Label(d.path.span),), fix=close)

@@ -19,6 +19,7 @@ from netc.compiler.operators.normalization import BatchNorm
 from netc.compiler.operators.operator import Initialiser
 from netc.compiler.operators.stochastic import Dropout
 from netc.compiler.passes.eliminate_dead import eliminate_dead
+from netc.compiler.passes.strip_phase import strip_phase
 from netc.compiler.types import Dim, DType, TensorType, substitute, symbol, symbols
 from strategies import graphs
 
@@ -263,7 +264,7 @@ def test_symbolic_costs_bind_to_the_costs_of_the_bound_graph(graph: Graph, phase
 @given(graphs(training=False))
 def test_the_peak_is_that_of_a_naive_simulation(graph: Graph):
     bind = bound(graph, 2)
-    graph = eliminate_dead(replace(graph, taps={}))
+    graph = eliminate_dead(strip_phase(replace(graph, taps={}), "infer"))
     order = list(graph.nodes.values())
     home: dict[Value, Value | None] = {}
     for node in order:
