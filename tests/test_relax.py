@@ -347,6 +347,117 @@ def test_the_exponential_at_its_ends():
         np.testing.assert_allclose(found, np.exp(points), rtol=1e-6, atol=2e-45)
 
 
+ODD = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1, -1, 2.5, -2.5, 7, -7, 100, -100, 1e30, -1e30, -0.3], np.float32)
+"""Numbers at which formulas that are equal on paper differ, and what is no number."""
+
+UNARY = [
+    "neg",
+    "abs",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "sin",
+    "cos",
+    "erf",
+    "floor",
+    "ceil",
+    "round",
+    "sign",
+    "reciprocal",
+    "square",
+    "relu",
+    "relu6",
+    "elu",
+    "selu",
+    "silu",
+    "hardswish",
+    "hardsigmoid",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "mish",
+]
+BINARY = [
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "pow",
+    "maximum",
+    "minimum",
+    "remainder",
+    "floor_divide",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+]
+ALONG = ["max", "min", "sum", "mean", "argmax", "argmin", "softmax", "log_softmax", "cumsum"]
+
+
+def test_odd_numbers_mean_what_pytorch_says():
+    b = Builder()
+    x, y = b.input("x", f"f32[{len(ODD)}, {len(ODD)}]"), b.input("y", f"f32[{len(ODD)}, {len(ODD)}]")
+    image = b("reshape", x, size=[1, 1, len(ODD), len(ODD)])
+    nodes = [
+        *(b.node(name, x) for name in UNARY),
+        b.node("gelu", b("clip", x, max=1e30), approximate="tanh"),
+        b.node("clip", x, min=-1.0, max=1.0),
+        b.node("cast", x, dtype=DType.BOOL),
+        *(b.node(name, x, y) for name in BINARY),
+        *(b.node(name, x, x) for name in ("eq", "ne", "le", "ge")),  # a NaN does not equal itself
+        *(b.node(name, v, dim=d) for name in ALONG for v in (x, y) for d in (0, 1)),
+        b.node("max_pool2d", image, kernel_size=3, stride=2, padding=1),
+        b.node("adaptive_max_pool2d", image, output_size=3),
+        *(b.node("topk", v, k=3, dim=d, largest=m) for v in (x, y) for d in (0, 1) for m in (True, False)),
+    ]
+    graph = b.done(**{f"{n.path}.0": n.value for n in nodes})
+    built = build(prepare(graph, {}), HERE)
+    assert "generic" not in built.report.counts
+    inputs = [np.ascontiguousarray(a) for a in np.meshgrid(ODD, ODD)]
+    found = execute(built, inputs)
+    tensors = dict(zip((x, y), map(torch.from_numpy, inputs), strict=True))
+    tensors[image] = tensors[x].reshape(1, 1, *tensors[x].shape)
+    for node in nodes:
+        given = [tensors[i] if i in tensors else tensors[x].clamp(max=1e30) for i in node.inputs]
+        wanted = call(node.op, *given)[0].numpy()
+        np.testing.assert_allclose(found[f"{node.path}.0"], wanted, rtol=2e-6, atol=1e-6, err_msg=str(node))
+
+
+def test_booleans_are_compared():
+    b = Builder()
+    x, y = b.input("x", "bool[4]"), b.input("y", "bool[4]")
+    names = ["eq", "ne", "lt", "le", "gt", "ge"]
+    graph = b.done(**{name: b(name, x, y) for name in names})
+    inputs = [np.array([False, False, True, True]), np.array([False, True, False, True])]
+    found = execute(build(prepare(graph, {}), HERE), inputs)
+    for name in names:
+        np.testing.assert_array_equal(found[name], getattr(torch, name)(*map(torch.from_numpy, inputs)))
+
+
+@pytest.mark.parametrize("span", [5, 16])
+@pytest.mark.parametrize("hidden", [-np.inf, float(np.finfo(np.float32).min), -1e4, False], ids=str)
+def test_queries_that_see_nothing(hidden: float | bool, span: int):
+    """A row of -inf or False gives zeros; one of large numbers the mean of the values, padding not among them."""
+    b = Builder()
+    kind = "bool" if hidden is False else "f32"
+    types = [f"f32[2, 2, {n}, 8]" for n in (4, span, span)] + [f"{kind}[2, 1, 4, {span}]"]
+    given = [b.input(n, t) for n, t in zip(("q", "k", "v", "mask"), types, strict=True)]
+    node = b.node("scaled_dot_product_attention", *given)
+    graph = b.done(node.value)
+    *inputs, _ = drawn(graph)
+    mask = np.full((2, 1, 4, span), hidden is False, bool if hidden is False else np.float32)
+    mask[:, :, 1] = hidden
+    mask[0, :, :, 2:] = hidden
+    inputs.append(mask)
+    (found,) = execute(build(prepare(graph, {}), HERE), inputs).values()
+    (wanted,) = call(node.op, *map(torch.from_numpy, inputs))
+    assert_close(found, wanted.numpy())
+
+
 def mapped(function: Callable[[Any], Any], points: np.ndarray) -> np.ndarray:
     """A kernel's scalar function applied to an array."""
     low = Lowering(HERE)
