@@ -83,12 +83,15 @@ def save(
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
     """A safetensors file with `header` as JSON under one metadata key, `netc`: the format does not order several."""
-    with written_whole(path) as partial:
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
-            partial,
-            {"netc": json.dumps(header, allow_nan=False)},
-        )
+    try:
+        with written_whole(path) as partial:
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+                partial,
+                {"netc": json.dumps(header, allow_nan=False)},
+            )
+    except SafetensorError as error:  # what the library makes of a full disk
+        raise NetcError([Diagnostic("cannot-write", f"{path} cannot be written: {error}")]) from error
 
 
 def restore(

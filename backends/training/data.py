@@ -22,6 +22,10 @@ HELD_OUT = 5
 """Where a data set has no test set of its own, every fifth example (those at 0, 5, 10, …) is held out."""
 
 
+_LARGEST = float(numpy.finfo(numpy.float32).max)
+_LABELS = 2**31
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Examples:
     """Inputs `x` as [N, C, H, W] or [N, F] of any real dtype, and their classes `y` as i64[N]."""
@@ -49,6 +53,12 @@ class Dataset:
         return self.train.x.shape[1:]
 
     @property
+    def range(self) -> tuple[int, int]:
+        """The smallest and the largest of all inputs, rounded down."""
+        both = (self.train.x, self.test.x)
+        return math.floor(min(x.min() for x in both)), math.floor(max(x.max() for x in both))
+
+    @property
     def classes(self) -> int:
         return int(max(self.train.y.max(), self.test.y.max())) + 1
 
@@ -62,11 +72,15 @@ def load_data(name: str) -> Dataset:
     path = Path(name)
     if name == "digits":
         return _held_out(name, *_digits())
-    if path.is_dir():
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise _refuse(f"{name} cannot be read: {error.strerror}") from error
+    if folder:
         return _of_folder(path)
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix == ".npz" and file:
         return _of_archive(path)
-    if path.exists():
+    if file:
         what, fix = f"{name} is no data set", f"data = {path.parent}" if "-ubyte" in path.name else None
     else:
         what, fix = f"there is no data at {name}", None
@@ -90,7 +104,7 @@ def _digits() -> tuple[Array, Array]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         diagnostic = Diagnostic(
-            "missing-package", f"digits come with scikit-learn: {error}", fix="pip install 'netc[train]'"
+            "missing-package", f"digits come with scikit-learn: {error}", fix="pip install scikit-learn"
         )
         raise NetcError([diagnostic]) from error
     digits: Any = load_digits()
@@ -119,14 +133,19 @@ def _examples(name: str, x: Array, y: Array) -> Examples:
         raise _refuse(f"{name} has labels {y.dtype}{shown(y.shape)}", fix="a whole number for each example, 0 and up")
     if len(x) != len(y) or not len(y):
         raise _refuse(f"{name} has {len(x)} inputs and {len(y)} labels")
-    y = y.astype(numpy.int64)
     if y.min() < 0:
         raise _refuse(f"{name} has a negative label, {y.min()}", fix="classes are numbered from 0")
+    if y.max() > _LABELS:
+        raise _refuse(f"{name} has a label {y.max()}", fix="classes are numbered from 0")
     if not x.size:
         raise _refuse(f"{name} has empty examples, of shape {shown(x.shape[1:])}")
-    if x.dtype.kind == "f" and not numpy.isfinite(x).all():
-        raise _refuse(f"{name} holds values that are not finite")
-    return Examples(numpy.ascontiguousarray(x), y)
+    if x.dtype.kind == "f":
+        if not numpy.isfinite(x).all():
+            raise _refuse(f"{name} holds values that are not finite")
+        if max(-x.min(), x.max()) > _LARGEST:
+            raise _refuse(f"{name} holds values beyond what f32 can say", f"f32 ends at {_LARGEST:.2e}")
+    x = numpy.ascontiguousarray(x, x.dtype.newbyteorder("="))
+    return Examples(x, y.astype(numpy.int64))
 
 
 def _statistics(x: Array) -> tuple[Array, Array]:
@@ -223,15 +242,20 @@ _SPLIT = ("x_train", "y_train", "x_test", "y_test")
 
 def _of_archive(path: Path) -> Dataset:
     try:
+        if not zipfile.is_zipfile(path):
+            raise _refuse(f"{path} is no .npz archive", "numpy.savez writes one")
         with numpy.load(path, allow_pickle=False) as archive:
             names = list(archive)
-            if all(n in names for n in _SPLIT):
-                return _checked(path.name, *(archive[n] for n in _SPLIT))
-            if "x" in names and "y" in names:
-                return _held_out(path.name, archive["x"], archive["y"])
+            wanted = next((kind for kind in (_SPLIT, ("x", "y")) if all(n in names for n in kind)), ())
+            arrays: list[Any] = [archive[n] for n in wanted]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise _refuse(f"{path} cannot be read: {error}") from error
-    raise _refuse(
-        f"{path} holds {', '.join(names) or 'nothing'}",
-        "an .npz data set holds x_train, y_train, x_test and y_test, or x and y",
-    )
+    if not wanted:
+        raise _refuse(
+            f"{path} holds {', '.join(names) or 'nothing'}",
+            "an .npz data set holds x_train, y_train, x_test and y_test, or x and y",
+        )
+    for name, array in zip(wanted, arrays, strict=True):
+        if not isinstance(array, ndarray):
+            raise _refuse(f"{name} in {path} is no array")
+    return _checked(path.name, *arrays) if wanted == _SPLIT else _held_out(path.name, *arrays)

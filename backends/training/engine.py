@@ -74,5 +74,5 @@ def _accelerator(cpu: bool) -> Any:
         from accelerate import Accelerator
     except ImportError as error:
         message = f"several processes are joined by accelerate: {error}"
-        raise NetcError([Diagnostic("missing-package", message, fix="pip install 'netc[train]'")]) from error
+        raise NetcError([Diagnostic("missing-package", message, fix="pip install accelerate")]) from error
     return Accelerator(cpu=cpu)

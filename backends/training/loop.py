@@ -56,8 +56,9 @@ def train(graph: Graph, options: TrainingOptions, console: Console | None = None
 
     Writes into the output folder metrics.csv (a line an epoch), checkpoint.safetensors (every epoch, and every
     `checkpoint_steps`) and at the end model.safetensors, each replaced whole. The loss is the cross entropy of the
-    logits plus 0.3 times that of every output of the train phase. Inputs are standardised by the training set's mean
-    and standard deviation, which both files keep in their headers. Progress goes to `console`, if any.
+    logits, plus 0.3 times that of further logits of the train phase, plus `penalty` times every output of rank 0.
+    Numbers are standardised by the training set's mean and standard deviation, which both files keep in their headers;
+    an integer input takes the data as they are. Progress goes to `console`, if any.
 
     Raises:
         NetcError: where graph, data, options and folder do not fit together, or the loss stops being a number.
@@ -65,7 +66,7 @@ def train(graph: Graph, options: TrainingOptions, console: Console | None = None
     data = load_data(options.data)
     task = fit(graph, data)
     engine = Engine(options.device)
-    _check(options, data, engine)
+    _check(options, data, task, engine)
     with _reproducible(engine.device):
         run = _Run(graph, data, task, options, engine)
         if options.resume:
@@ -75,7 +76,7 @@ def train(graph: Graph, options: TrainingOptions, console: Console | None = None
     return Result(tuple(run.progress.rows), options.output)
 
 
-def _check(options: TrainingOptions, data: Dataset, engine: Engine) -> None:
+def _check(options: TrainingOptions, data: Dataset, task: Task, engine: Engine) -> None:
     problems: list[Diagnostic] = []
     size = len(data.train)
     if options.batch > size:
@@ -93,6 +94,9 @@ def _check(options: TrainingOptions, data: Dataset, engine: Engine) -> None:
             if getattr(options, name):
                 message = f"{name} is for images, and an example of {data.name} is a vector of {data.shape[0]}"
                 problems.append(Diagnostic("option-without-effect", message, fix=f"leave {name} out"))
+    if "penalty" in options.model_fields_set and not task.penalties:
+        message = "penalty has no effect: the model has no output of rank 0 in the train phase"
+        problems.append(Diagnostic("option-without-effect", message, fix="leave penalty out"))
     problems.extend(_check_folder(options))
     if problems:
         raise NetcError(problems)
@@ -100,9 +104,14 @@ def _check(options: TrainingOptions, data: Dataset, engine: Engine) -> None:
 
 def _check_folder(options: TrainingOptions) -> Iterator[Diagnostic]:
     path = options.output / CHECKPOINT
-    if options.resume and not path.is_file():
+    try:
+        exists = path.is_file()
+    except OSError as error:
+        yield Diagnostic("cannot-write", f"{path} cannot be written: {error.strerror}")
+        return
+    if options.resume and not exists:
         yield Diagnostic("nothing-to-resume", f"there is no checkpoint at {path}", fix="train without resume")
-    if not options.resume and path.exists():
+    if not options.resume and exists:
         message = f"{options.output} holds a run already"
         yield Diagnostic("run-exists", message, fix="resume it, or train into another folder")
 
@@ -139,10 +148,11 @@ class _Run:
         self.progress = Progress()
         self.steps_per_epoch = len(data.train) // options.batch
         wide = (-1, *(1,) * (len(data.shape) - 1))
+        self.dtype: torch.dtype = getattr(torch, task.dtype.as_numpy.name)
         self.mean = torch.from_numpy(data.mean).reshape(wide).to(engine.device)
         self.std = torch.from_numpy(data.std).reshape(wide).to(engine.device)
-        self.train = _on_device(data.train, engine.device)
-        self.test = _on_device(data.test, engine.device)
+        self.train = _on_device(data.train, task, engine.device)
+        self.test = _on_device(data.test, task, engine.device)
         self.optimizer = _optimizer(self.module, options)
 
     @property
@@ -153,7 +163,7 @@ class _Run:
 
     @property
     def standardisation(self) -> dict[str, list[float]]:
-        return {"mean": self.data.mean.tolist(), "std": self.data.std.tolist()}
+        return {"mean": self.data.mean.tolist(), "std": self.data.std.tolist()} if self.dtype.is_floating_point else {}
 
     def resume(self) -> None:
         for stale in self.options.output.glob(".*.safetensors.*.partial"):
@@ -194,6 +204,8 @@ class _Run:
         except OSError as error:
             message = f"{self.options.output} cannot be made: {error.strerror}"
             raise NetcError([Diagnostic("cannot-write", message)]) from error
+        if self.engine.first:
+            self._write_metrics()  # now, not after an epoch, is the time to learn that nothing can be written there
 
     def _step(self) -> None:
         step = self.progress.step
@@ -217,13 +229,15 @@ class _Run:
         self.progress.step += 1
 
     def _inputs(self, x: torch.Tensor, *, augment: bool = False) -> torch.Tensor:
-        """Stored examples as the model takes them: f32, augmented, standardised, in its shape."""
-        x = x.float()
+        """Stored examples as the model takes them: of its dtype, augmented, standardised, in its shape."""
+        x = x.to(self.dtype)
         if augment and self.options.shift:
             x = shift(x, self.options.shift)
         if augment and self.options.flip:
             x = flip(x)
-        return ((x - self.mean) / self.std).reshape(len(x), *self.task.shape)
+        if self.dtype.is_floating_point:
+            x = (x - self.mean) / self.std
+        return x.reshape(len(x), *self.task.shape)
 
     def _loss(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of a batch, and its logits."""
@@ -233,6 +247,8 @@ class _Run:
         loss = functional.cross_entropy(logits, y, label_smoothing=smoothing)
         for name in self.task.auxiliary:
             loss = loss + AUXILIARY * functional.cross_entropy(outputs[name], y, label_smoothing=smoothing)
+        for name in self.task.penalties:
+            loss = loss + self.options.penalty * outputs[name]
         return loss, logits
 
     def _outputs(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -321,8 +337,9 @@ def _optimizer(module: torch.nn.Module, options: TrainingOptions) -> torch.optim
     return (torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW)(groups, rate)
 
 
-def _on_device(examples: Examples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    x = examples.x.astype(numpy.float32) if examples.x.dtype.kind != "u" else examples.x
+def _on_device(examples: Examples, task: Task, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes stay bytes, four times as small, until a batch of them is wanted."""
+    x = examples.x if examples.x.dtype == numpy.uint8 else examples.x.astype(task.dtype.as_numpy)
     return torch.from_numpy(x).to(device), torch.from_numpy(examples.y).to(device)
 
 

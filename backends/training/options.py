@@ -17,7 +17,11 @@ class TrainingOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    data: str = Field(description='"digits" of scikit-learn, a folder of IDX files (MNIST format), or an .npz file')
+    data: str = Field(
+        description='"digits" of scikit-learn; a folder of IDX files named as MNIST\'s (train-images-idx3-ubyte, '
+        "train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, plain or .gz); or an .npz file of "
+        "x_train, y_train, x_test and y_test, or of x and y, of which every fifth example is then held out"
+    )
     output: Path = Field(description="folder for metrics.csv, checkpoint.safetensors and model.safetensors")
     epochs: int = Field(10, ge=1, description="passes over the training set")
     batch: int = Field(128, ge=2, description="examples a step, over all processes; the last partial batch is dropped")
@@ -31,6 +35,9 @@ class TrainingOptions(BaseModel):
     step_epochs: int = Field(10, ge=1, description="epochs between two decreases of the step schedule")
     step_factor: float = Field(0.1, gt=0, lt=1, description="factor of a decrease of the step schedule")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    penalty: float = Field(
+        1.0, ge=0, description="weight in the loss of each output of rank 0 that the model has in training"
+    )
     shift: int = Field(0, ge=0, description="random shifts of images by up to so many pixels")
     flip: bool = Field(False, description="random mirroring of images, left to right")
     precision: Literal["f32", "bf16"] = Field("f32", description="bf16: automatic mixed precision")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+from numpy import iinfo
 
 from ...compiler.diagnostic import Diagnostic, Label, NetcError
 from ...compiler.graph import Graph, Node, Phase, Ref, Value
@@ -17,18 +19,20 @@ AUXILIARY = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`shape` is that of one example as the model takes it; `phases` are those of the outputs, in the graph's order."""
+    """What an example is to the model, and what its outputs are to the loss."""
 
     shape: tuple[int, ...]
+    """Of one example as the model takes it."""
+    dtype: DType
+    """Of the input: f32, or an integer type."""
+    logits: str
+    """The output that is judged."""
+    auxiliary: tuple[str, ...]
+    """Further logits, of the train phase."""
+    penalties: tuple[str, ...]
+    """Numbers to be added to the loss as they are: outputs of rank 0."""
     phases: Mapping[str, Phase]
-
-    @property
-    def logits(self) -> str:
-        return next(name for name, phase in self.phases.items() if phase == "both")
-
-    @property
-    def auxiliary(self) -> tuple[str, ...]:
-        return tuple(name for name, phase in self.phases.items() if phase == "train")
+    """Of the outputs, in the graph's order."""
 
     def outputs(self, *, training: bool) -> tuple[str, ...]:
         """The outputs that the model then has."""
@@ -37,16 +41,17 @@ class Task:
 
 
 def fit(graph: Graph, data: Dataset) -> Task:
-    """Match a graph with a data set: one f32 input, one output of logits [N, classes] in both phases.
+    """Match a graph with a data set: one input, one output of logits [N, classes] in both phases.
 
-    Outputs of the train phase are further logits; those of the inference phase take no part.
-
-    Examples are flattened or folded where one side is a vector, and axes of size 1 come and go; nothing else moves.
+    Outputs of rank 0 are penalties (a balance of experts, say); further outputs of the train phase are further logits;
+    those of the inference phase take no part. An integer input takes integers as they are, an f32 input standardised
+    numbers. Examples are flattened or folded where one side is a vector, and axes of size 1 come and go; nothing else
+    moves.
 
     Raises:
         NetcError: with everything that does not fit.
     """
-    node = _input(graph)
+    node = _input(graph, data)
     kind = node.types[0]
     batch = _batch(node)
     shape = _fold(kind.shape[1:], data.shape)
@@ -59,9 +64,9 @@ def fit(graph: Graph, data: Dataset) -> Task:
             *_transposed(kind.shape[1:], data.shape),
             fix=f"declare the input as {kind.dtype.value}{shown((batch, *wanted))}",
         )
-    known = _bind(kind.shape[1:], shape) or {}
-    task = Task(shape, {name: _phase(graph, ref) for name, ref in graph.outputs.items()})
-    judged = [name for name, phase in task.phases.items() if phase == "both"]
+    phases: dict[str, Phase] = {name: _phase(graph, ref) for name, ref in graph.outputs.items()}
+    penalties = tuple(n for n in phases if phases[n] != "infer" and _is_penalty(graph, n))
+    judged = [n for n, phase in phases.items() if phase == "both" and n not in penalties]
     if len(judged) != 1:
         raise _refuse(
             "several-outputs",
@@ -69,10 +74,32 @@ def fit(graph: Graph, data: Dataset) -> Task:
             None,
             fix="return the logits, and auxiliary logits from a train { … } part",
         )
-    problems = [p for n in (task.logits, *task.auxiliary) if (p := _check_logits(graph, n, batch, known, data))]
+    auxiliary = tuple(n for n, phase in phases.items() if phase == "train" and n not in penalties)
+    known = _bind(kind.shape[1:], shape) or {}
+    checks = (_check_logits(graph, n, batch, known, data) for n in (*judged, *auxiliary))
+    problems = [p for p in (*checks, *_check_rows(graph, node, data)) if p]
     if problems:
         raise NetcError(problems)
-    return task
+    return Task(shape, kind.dtype, judged[0], auxiliary, penalties, phases)
+
+
+def _is_penalty(graph: Graph, name: str) -> bool:
+    kind = graph.type(graph.outputs[name])
+    return not kind.rank and kind.dtype.is_float
+
+
+def _check_rows(graph: Graph, node: Node, data: Dataset) -> Iterator[Diagnostic]:
+    """The tables that look up what the input holds must have rows enough."""
+    if not node.types[0].dtype.is_integer:
+        return
+    low, high = data.range
+    for user in graph.users[node.value]:
+        if user.op.name == "embedding" and user.inputs[0] == node.value and user.inputs[1] is not None:
+            rows = graph.type(user.inputs[1]).shape[0]
+            if isinstance(rows, int) and not 0 <= low <= high < rows:
+                message = f"{data.name} holds integers from {low} to {high}, and the embedding has {rows} rows"
+                fix = f"give the embedding {high + 1} rows" if low >= 0 else "number from 0"
+                yield Diagnostic("data-mismatch", message, _labels(user), fix=fix)
 
 
 def _refuse(code: str, message: str, node: Node | None, *notes: str, fix: str | None = None) -> NetcError:
@@ -83,14 +110,22 @@ def _labels(node: Node | None) -> tuple[Label, ...]:
     return tuple(Label(span) for span in node.origin[:1]) if node else ()
 
 
-def _input(graph: Graph) -> Node:
+def _input(graph: Graph, data: Dataset) -> Node:
     inputs = list(graph.inputs.values())
     if len(inputs) != 1:
         names = ", ".join(graph.inputs) or "(none)"
         raise _refuse("several-inputs", f"training takes a model of one input, and this one has {names}", None)
-    kind = inputs[0].types[0]
-    if kind.dtype is not DType.F32:
-        raise _refuse("data-mismatch", f"the input is {kind}; training feeds standardised numbers of f32", inputs[0])
+    kind, dtype = inputs[0].types[0], data.train.x.dtype
+    if kind.dtype.is_integer:
+        low, high = data.range
+        limits = iinfo(kind.dtype.as_numpy)
+        if dtype.kind not in "ui" or not limits.min <= low <= high <= limits.max:
+            held = f"integers from {low} to {high}" if dtype.kind in "ui" else f"numbers of {dtype}"
+            fix = f"declare the input as {'i64' if dtype.kind in 'ui' else 'f32'}{shown(kind.shape)}"
+            raise _refuse("data-mismatch", f"the input is {kind}, and {data.name} holds {held}", inputs[0], fix=fix)
+    elif kind.dtype is not DType.F32:
+        message = f"the input is {kind}; training feeds standardised numbers of f32, or integers"
+        raise _refuse("data-mismatch", message, inputs[0], fix=f"declare the input as f32{shown(kind.shape)}")
     return inputs[0]
 
 

@@ -481,19 +481,32 @@ def _train_signature() -> inspect.Signature:
 
 def _help(field: Any) -> str:
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-    words = ([f"one of {', '.join(choices)}"] if choices else []) + (
-        [] if field.is_required() else [f"default {field.default}"]
-    )
-    return f"{field.description}{f' [{chr(59).join(words)}]' if words else ''}"
+    words = [f"one of {', '.join(choices)}"] if choices else []
+    if not field.is_required() and field.annotation is not bool:
+        words.append(f"default {field.default}")
+    elif field.annotation is Path:
+        words.append("default build/MODEL")
+    return f"{field.description} ({'; '.join(words)})" if words else field.description
 
 
 def train(model: str, allow: Path | None = None, **given: Any) -> None:
-    """Train a model as a classifier, from its weights or from a seed; `--resume` continues a stopped run."""
+    """Train a model as a classifier, from its weights or from a seed; `--resume` continues a stopped run.
+
+    The model takes one input and returns logits, [N, classes]. The loss is their cross entropy.
+
+    Further logits of the train phase count 0.3. Numbers (outputs of rank 0) are added, times `--penalty`.
+
+    Several processes: torchrun --nproc-per-node 2 -m netc train …
+    """
     with reporting(Format.text):
         _, made = chosen(model, (), allow)
         values = {name: value for name, value in given.items() if value is not None and value is not False}
         values.setdefault("output", f"build/{made.name}")
-        options = parse_options(values)
+        try:
+            options = parse_options(values)
+        except NetcError as error:
+            show(error.diagnostics, Format.text)
+            raise typer.Exit(2) from None
         from rich.console import Console
 
         from .backends.training import train as run_training
