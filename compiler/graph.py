@@ -200,7 +200,7 @@ class Edit:
         self._scopes = dict(graph.scopes)
         self._taps = dict(graph.taps)
         self._moved: dict[Ref, Ref] = {}
-        self._removed: dict[str, Node] = {}
+        self._removed: dict[str, tuple[Node, str]] = {}
         self._dirty: set[str] = set()
         self._changed = False
         self._counters: dict[str, int] = {}
@@ -300,7 +300,7 @@ class Edit:
 
     def remove(self, path: str) -> None:
         """Remove a node; its values must have been redirected or be unused by the time of `done`."""
-        self._removed[path] = self._nodes.pop(path)
+        self._removed[path] = (self._nodes.pop(path), self._maker)
         self._changed = True
 
     def remove_parameter(self, path: str) -> None:
@@ -327,9 +327,9 @@ class Edit:
         if self._dirty:
             ordered = _retype(ordered, self._parameters, self._dirty)
         removed = dict(self._graph.removed)
-        for path, node in self._removed.items():
+        for path, (node, maker) in self._removed.items():
             by = self._moved.get(node.value)
-            removed[path] = Removal(node, self._maker, None if by is None else self._resolve(by))
+            removed[path] = Removal(node, maker, None if by is None else self._resolve(by))
         return Graph(self._graph.name, ordered, self._outputs, self._parameters, self._scopes, self._taps, removed)
 
     def _follow(self) -> None:

@@ -62,6 +62,16 @@ def check_names(scope: FileScope, diagnostics: Diagnostics) -> None:
             diagnostics.add(too_deep(declaration.span))
 
 
+PREDICATES = ("single_use", "constant", "absent", "op")
+"""What the conditions of rewrite rules may ask about a matched value."""
+
+
+def check_rule(scope: FileScope, declaration: t.Rewrite, captured: Iterable[t.Identifier], report: Diagnostics) -> None:
+    """Report every name in a rewrite rule that neither its patterns, nor the file, nor the language define."""
+    known = [t.Identifier(declaration.name.span, name) for name in PREDICATES]
+    _Checker(scope, report).rule(declaration, [*captured, *known])
+
+
 def _check(checker: _Checker, declaration: t.Declaration) -> None:
     if isinstance(declaration, t.Module):
         checker.module(declaration)
@@ -100,6 +110,21 @@ class _Checker:
             self._signature(field)
         for declared in declaration.outputs:
             self._shape(declared)
+
+    def rule(self, declaration: t.Rewrite, captured: Iterable[t.Identifier]) -> None:
+        """The clauses of a rewrite rule, whose patterns bind the `captured` names."""
+        for name in captured:
+            self._bind(name)
+        for clause in declaration.clauses:
+            if isinstance(clause, t.Where):
+                for condition in clause.conditions:
+                    self._expression(condition)
+            elif isinstance(clause, t.Replace):
+                for value in clause.values:
+                    self._expression(value)
+            elif isinstance(clause, t.Let):
+                self._expression(clause.value)
+                self._bind(clause.name)
 
     def _fields(self, declared: Iterable[t.Field]) -> None:
         for field in declared:

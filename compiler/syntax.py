@@ -103,7 +103,7 @@ def _uncollected() -> Generator[None, None, None]:
             gc.enable()
 
 
-_HEAD = re.compile(r"^(?:import|module|model|let|func|extern|rename|target|expect|graph)\b(?=[ \t]*[\w\"])", re.M)
+_HEAD = re.compile(r"^(?:import|module|model|let|func|extern|rename|rewrite|pipeline|target|expect|graph)\b(?=[ \t]*[\w\"])", re.M)
 _MOST = 20
 """So many problems are reported at once."""
 
@@ -395,6 +395,28 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
     def rename_drop(self, meta: Meta, items: Items) -> t.RenameDrop:
         return t.RenameDrop(self._span(meta), self._raw(items[0]))
 
+    def rewrite(self, meta: Meta, items: Items) -> t.Rewrite:
+        name, contract, when, *clauses = items
+        phase = None if when is None else self._name(when)
+        return t.Rewrite(self._span(meta), self._name(name), contract, phase, tuple(_present(clauses)))
+
+    def contract(self, meta: Meta, items: Items) -> t.ContractText:
+        return t.ContractText(self._span(meta), self._name(items[0]), items[1])
+
+    def match(self, meta: Meta, items: Items) -> t.Match:
+        *names, pattern = items
+        return t.Match(self._span(meta), tuple(map(self._name, names)), pattern)
+
+    def where(self, meta: Meta, items: Items) -> t.Where:
+        return t.Where(self._span(meta), tuple(items))
+
+    def replace(self, meta: Meta, items: Items) -> t.Replace:
+        names = tuple(self._name(i) for i in items if isinstance(i, Token))
+        return t.Replace(self._span(meta), names, tuple(i for i in items if isinstance(i, t.Expr)))
+
+    def pipeline(self, meta: Meta, items: Items) -> t.Pipeline:
+        return t.Pipeline(self._span(meta), self._name(items[0]), items[1])
+
     def target(self, meta: Meta, items: Items) -> t.Target:
         return t.Target(self._span(meta), self._name(items[0]), items[1])
 
@@ -530,6 +552,16 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def keyword(self, meta: Meta, items: Items) -> t.Argument:
         return t.Argument(self._span(meta), self._name(items[0]), items[1])
+
+    def rest(self, meta: Meta, items: Items) -> t.Argument:
+        span = self._span(meta)
+        return t.Argument(span, None, t.Rest(span, self._name(items[1])))
+
+    def optional(self, meta: Meta, items: Items) -> t.Quantified:
+        return t.Quantified(self._span(meta), items[0], "?")
+
+    def repeated(self, meta: Meta, items: Items) -> t.Quantified:
+        return t.Quantified(self._span(meta), items[0], "+")
 
     def index(self, meta: Meta, items: Items) -> t.Index:
         value, *rest = items

@@ -116,6 +116,21 @@ class Argument(Tree):
 
 
 @dataclass(frozen=True, slots=True)
+class Rest(Expr):
+    """`*attrs` among arguments: in a pattern all attributes that are not named, elsewhere those attributes."""
+
+    name: Identifier
+
+
+@dataclass(frozen=True, slots=True)
+class Quantified(Expr):
+    """A stage of a pattern that may be absent (`?`), or stand several times in a row (`+`)."""
+
+    stage: Expr
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
 class Call(Expr):
     function: Expr
     arguments: tuple[Argument, ...]
@@ -360,6 +375,49 @@ class RenameDrop(Tree):
 class Rename(Declaration):
     name: Identifier
     rules: tuple[RenameMove | RenameDrop, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Tree):
+    """`match a, b = pattern`: the values that are replaced, and what must compute them."""
+
+    names: tuple[Identifier, ...]
+    pattern: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Where(Tree):
+    conditions: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replace(Tree):
+    names: tuple[Identifier, ...]
+    values: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContractText(Tree):
+    """`exact`, `approx(1e-5)`, `delayed(2)`, `alters`."""
+
+    kind: Identifier
+    bound: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite(Declaration):
+    name: Identifier
+    contract: ContractText
+    when: Identifier | None
+    clauses: tuple[Match | Where | Let | Replace, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline(Declaration):
+    """`pipeline name = pass |> pass(option = …)`."""
+
+    name: Identifier
+    steps: Expr
 
 
 @dataclass(frozen=True, slots=True)

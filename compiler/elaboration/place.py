@@ -125,12 +125,20 @@ class Placement(Context, ABC):
         try:
             op = op.canonical(*(None if i is None else i.type for i in inputs))
             node = self._edit.add(
-                self._edit.fresh(path), op, *(None if i is None else i.ref for i in inputs), phase=phase, origin=(span,)
+                self._edit.fresh(path),
+                op,
+                *(None if i is None else i.ref for i in inputs),
+                phase=phase,
+                origin=self._origins(span),
             )
         except ShapeError as error:
             raise Fault(self._shape_fault(frame, error, inputs, span)) from None
         tensors = tuple(Tensor(Value(node.path, i), type_, span, phase) for i, type_ in enumerate(node.types))
         return tensors[0] if len(tensors) == 1 else tensors
+
+    def _origins(self, span: Span) -> tuple[Span, ...]:
+        """The places a node made at `span` comes from."""
+        return (span,)
 
     def _phase_of(self, frame: Frame, op: Operator, inputs: Sequence[Tensor | None], span: Span) -> Phase:
         if isinstance(op, SelectPhase):

@@ -61,7 +61,7 @@ class Windowed(Operator):
     """What both kinds of convolution share: `x [N, in, *size]`, a weight of rank `spatial + 2`, a bias `[out]`."""
 
     __slots__ = ()
-    operands = operands("x weight bias?")
+    operands = operands("x weight bias?=0")
     spatial: ClassVar[int]
     stride: tuple[int, ...]
     padding: Pairs

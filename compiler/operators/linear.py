@@ -33,7 +33,7 @@ from .parameter import FAN_IN, bias_of, check_vector, data, parameter_dtype, sam
 class Linear(Operator):
     """`x @ weightᵀ + bias` over the last axis: `x [..., in]`, `weight [out, in]`, `bias [out]`."""
 
-    operands = operands("x weight bias?")
+    operands = operands("x weight bias?=0")
 
     def shape(self, *inputs: TensorType | None) -> Types:
         x, weight, bias = (*inputs, None)[:3]

@@ -73,7 +73,7 @@ class Normalization(Operator):
     """Subtracts the mean and divides by the standard deviation (biased, + eps), then scales and shifts."""
 
     __slots__ = ()
-    operands = operands("x weight? bias?")
+    operands = operands("x weight?=1 bias?=0")
     derived = True
 
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
@@ -121,7 +121,7 @@ class BatchNorm(Operator):
     `momentum` (by the unbiased variance, as PyTorch).
     """
 
-    operands = operands("x weight? bias? running_mean running_var")
+    operands = operands("x weight?=1 bias?=0 running_mean running_var")
     eps: PositiveReal = 1e-5
     momentum: Probability = 0.1
 
@@ -335,7 +335,7 @@ class InstanceNormLayer(_ChannelLayer):
 class RmsNorm(Operator):
     """`x / √(mean(x²) + eps) · weight` over the last axis (Zhang and Sennrich 2019)."""
 
-    operands = operands("x weight?")
+    operands = operands("x weight?=1")
     derived = True
     eps: PositiveReal = 1e-6
 

@@ -47,16 +47,23 @@ class ShapeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A declared tensor input. `variadic` takes a list; only the last operand may be variadic."""
+    """A declared tensor input. `variadic` takes a list; only the last operand may be variadic. An `optional` one that is
+    absent stands for the number `absent` (a bias for 0, a scale for 1), or for nothing that a number could say."""
 
     name: str
     optional: bool = False
     variadic: bool = False
+    absent: int | None = None
 
 
 def operands(text: str) -> tuple[Operand, ...]:
-    """`"x weight bias?"`, `"tensors*"`: names, `?` for optional, `*` for variadic."""
-    return tuple(Operand(name.rstrip("?*"), name.endswith("?"), name.endswith("*")) for name in text.split())
+    """`"x weight bias?=0 mask?"`, `"tensors*"`: names, `?` for optional and what it is when absent, `*` for variadic."""
+    found: list[Operand] = []
+    for word in text.split():
+        name, _, absent = word.partition("=")
+        number = int(absent) if absent else None
+        found.append(Operand(name.rstrip("?*"), name.endswith("?"), name.endswith("*"), number))
+    return tuple(found)
 
 
 class Emit(Protocol[V]):
