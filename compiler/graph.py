@@ -204,6 +204,13 @@ class Edit:
         self._dirty: set[str] = set()
         self._changed = False
         self._counters: dict[str, int] = {}
+        self._at: str | None = None
+        self._placed: dict[str, str] = {}
+
+    def acting(self, maker: str, at: str) -> None:
+        """What is added from now on is made by `maker`, and stands where the node `at` stood."""
+        self._maker = maker
+        self._at = self._placed.get(at, at)
 
     def fresh(self, path: str) -> str:
         """`path`, or the first free `path_1`, `path_2`, …"""
@@ -235,8 +242,21 @@ class Edit:
         types = op.shape(*(None if i is None else self.type(i) for i in inputs))
         node = Node(path, op, inputs, types, phase, origin, self._maker)
         self._nodes[path] = node
+        if self._at is not None:
+            self._placed[path] = self._at
         self._changed = True
         return node
+
+    def rename(self, path: str, new: str) -> None:
+        """Give a node that was added in this batch the free path `new`."""
+        if new in self._nodes:
+            raise KeyError(f"the path {new} is taken")
+        node = self._nodes[new] = replace(self._nodes.pop(path), path=new)
+        if path in self._placed:
+            self._placed[new] = self._placed.pop(path)
+        for old, value in zip((Value(path, i) for i in range(len(node.types))), node.values, strict=True):
+            self._moved[old] = value
+        self._changed = True
 
     def type(self, ref: Ref) -> TensorType:
         ref = self._resolve(ref)
@@ -323,7 +343,7 @@ class Edit:
             return self._graph
         if self._moved:
             self._follow()
-        ordered = _sorted(self._nodes)
+        ordered = _sorted(self._in_place() if self._placed else self._nodes)
         if self._dirty:
             ordered = _retype(ordered, self._parameters, self._dirty)
         removed = dict(self._graph.removed)
@@ -331,6 +351,13 @@ class Edit:
             by = self._moved.get(node.value)
             removed[path] = Removal(node, maker, None if by is None else self._resolve(by))
         return Graph(self._graph.name, ordered, self._outputs, self._parameters, self._scopes, self._taps, removed)
+
+    def _in_place(self) -> dict[str, Node]:
+        """The nodes, with those that were added where they belong."""
+        number = {path: i for i, path in enumerate(self._graph.nodes)}
+        last = len(number)
+        order = sorted(self._nodes, key=lambda p: number.get(self._placed.get(p, p), last))
+        return {path: self._nodes[path] for path in order}
 
     def _follow(self) -> None:
         for path, node in self._nodes.items():

@@ -16,6 +16,9 @@ from .evaluate import RuleEvaluator
 from .match import Match, Matcher
 from .pattern import Rule
 
+Ages = dict[str, tuple[int, frozenset[str]]]
+"""By node: how often it and what it came from were replaced by as many nodes or more, and by which rules."""
+
 _REACH = 16
 """A change can make rules applicable so many nodes further on."""
 
@@ -41,7 +44,7 @@ class Rewriter:
             for operator in rule.operators:
                 index.setdefault(operator, []).append(rule)
         limit = 64 + len(graph.nodes)
-        ages: dict[str, tuple[int, frozenset[str]]] = {}
+        ages: Ages = {}
         near: set[str] | None = None
         while True:
             batch = _Round(graph, index, ages, limit)
@@ -56,7 +59,7 @@ class Rewriter:
 class _Round:
     """One sweep over a graph."""
 
-    def __init__(self, graph: Graph, index: Mapping[str, Sequence[Rule]], ages: dict[str, tuple[int, frozenset[str]]], limit: int) -> None:
+    def __init__(self, graph: Graph, index: Mapping[str, Sequence[Rule]], ages: Ages, limit: int) -> None:
         self.applied: Counter[str] = Counter()
         self.seeds: set[str] = set()
         self._graph = graph
@@ -106,12 +109,17 @@ class _Round:
         if len(made) >= len(removed):
             age += 1
         if age > self._limit:
-            names = sorted(rules)
-            what = f"the rule {names[0]} undoes itself" if len(names) == 1 else f"the rules {', '.join(names)} undo each other"
-            labels = tuple(Label(r.span) for r in {r.name: r for rs in self._index.values() for r in rs}.values() if r.name in rules)
-            message = f"{what}: at %{match.roots[0]} they have been applied {age} times, one after the other"
-            raise NetcError([Diagnostic("cyclic-rules", message, labels, fix="add a `where` that ends it")])
+            raise _cyclic(self._index, rules, match.roots[0], age)
         self._ages.update(dict.fromkeys(made, (age, rules)))
+
+
+def _cyclic(index: Mapping[str, Sequence[Rule]], names: frozenset[str], at: str, age: int) -> NetcError:
+    found = {r.name: r for rules in index.values() for r in rules if r.name in names}
+    many = ", ".join(sorted(names))
+    what = f"the rules {many} undo each other" if len(names) > 1 else f"the rule {many} undoes itself"
+    message = f"{what}: at %{at} they were applied {age} times, one after the other"
+    labels = tuple(Label(rule.span) for rule in found.values())
+    return NetcError([Diagnostic("cyclic-rules", message, labels, fix="add a `where` that ends it")])
 
 
 def replace_match(edit: Edit, match: Match, matcher: Matcher) -> tuple[list[str], list[str]]:

@@ -192,7 +192,7 @@ class RuleEvaluator(Elaborator):
         value = self._values.get(name.text)
         if question == "absent":
             return value is None or isinstance(value, Absent)
-        if isinstance(value, tuple):
+        if isinstance(value, tuple) and not isinstance(value, (Value, ParameterRef)):
             answers = [self._ask(question, v, name) for v in cast("tuple[Any, ...]", value)]
             return all(answers) if question == "constant" else answers
         return self._ask(question, value, name)

@@ -229,9 +229,7 @@ class _Reader:
 
     # ---------------------------------------------------------------------------------------------- clauses
 
-    def _uses(
-        self, conditions: list[t.Expr], roots: tuple[Root, ...]
-    ) -> tuple[frozenset[str] | None, list[t.Expr]]:
+    def _uses(self, conditions: list[t.Expr], roots: tuple[Root, ...]) -> tuple[frozenset[str] | None, list[t.Expr]]:
         labels = {a.label for r in roots for a in applications(r.pattern) if a.label}
         once: frozenset[str] | None = frozenset()
         others: list[t.Expr] = []
@@ -262,8 +260,10 @@ class _Reader:
                     _stop(f"{name.text} is not matched", name.span, fix=nearest(name.text, wanted))
                 if name.text in found:
                     _stop(f"{name.text} is replaced twice", name.span)
-                several = len(clause.names) > 1 and len(clause.values) == 1
-                found[name.text] = (clause.values[0 if several or len(clause.values) == 1 else i], i if several else None)
+                if len(clause.values) == len(clause.names):
+                    found[name.text] = (clause.values[i], None)
+                else:
+                    found[name.text] = (clause.values[0], i)
         for name, root in wanted.items():
             if name not in found:
                 _stop(f"nothing says what replaces {name}", root.span, fix=f"replace {name} = x")
