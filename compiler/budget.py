@@ -15,7 +15,7 @@ class Budget:
 
     nodes: int = 1_000_000
     instances: int = 16_000
-    steps: int = 200_000
+    steps: int = 100_000
     nesting: int = 100
     bits: int = 256
     items: int = 100_000

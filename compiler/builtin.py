@@ -15,6 +15,14 @@ from .types import Dim, Expression, known_less
 class Refused(Exception):
     """Raised by a builtin that cannot take its arguments; the message completes "`name` …"."""
 
+    code = "builtin"
+
+
+class TooLarge(Refused):
+    """Raised where what a builtin would make is beyond the limits."""
+
+    code = "budget"
+
 
 def _numbers(values: tuple[Any, ...]) -> list[Any]:
     items: list[Any] = list(cast(Any, values[0])) if len(values) == 1 and isinstance(values[0], list) else list(values)
@@ -101,7 +109,7 @@ def _prod(value: Any) -> Any:
     for item in _numbers((_list(value),)) if _list(value) else ():
         product = product * item
         if isinstance(product, int) and product.bit_length() > 2_000:
-            raise Refused("makes an integer of more than 2000 bits")
+            raise TooLarge("makes an integer of more than 2000 bits")
     return product
 
 
@@ -120,7 +128,7 @@ def _linspace(start: Any, stop: Any, count: Any) -> list[float]:
     """`count` evenly spaced numbers from start to stop, both included (stochastic-depth rates)."""
     n = _integer(count)
     if n > 100_000:
-        raise Refused("makes at most 100000 numbers")
+        raise TooLarge("makes at most 100000 numbers")
     step = (_number(stop) - _number(start)) / (n - 1) if n > 1 else 0.0
     return [_number(start) + step * i for i in range(n)]
 
@@ -192,7 +200,7 @@ def power(base: Any, exponent: Any, bits: int) -> Any:
         raise Refused("cannot use a symbolic dimension as an exponent")
     if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
         if base not in (-1, 0, 1) and base.bit_length() * exponent > 2 * bits:
-            raise Refused(f"makes an integer of more than {bits} bits")
+            raise TooLarge(f"makes an integer of more than {bits} bits")
         return base**exponent
     try:
         result_number = base**exponent

@@ -48,7 +48,7 @@ def format_text(source: Source) -> str:
     try:
         return _Formatter(source.text).text()
     except RecursionError:
-        raise NetcError([Diagnostic("too-deep", f"{source.name} nests too deeply to be formatted")]) from None
+        raise NetcError([Diagnostic("budget", f"{source.name} nests too deeply to be formatted")]) from None
 
 
 _OPEN = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
@@ -193,18 +193,15 @@ class _Formatter:
         )
 
     def _rows(self, items: list[Part]) -> Iterator[Doc]:
-        while items:
-            item, items = items[0], items[1:]
-            doc = self._doc(item)
-            if not items:
+        for i in range(0, len(items), 2):
+            doc, rest = self._doc(items[i]), items[i + 1 : i + 3]
+            if not rest:
                 yield Concat(parts=[doc, When(broken=Text(text=",", glued=True))])
-                return
-            separator, items = items[0], items[1:]
-            if not items:
-                yield Concat(parts=[doc, When(broken=self._doc(separator), joined=self._dropped(separator))])
-                return
-            yield Concat(parts=[doc, self._doc(separator)])
-            yield Line(sticky=self._broken_before(items[0]), blank=True, how=Break.FILL)
+            elif len(rest) == 1:
+                yield Concat(parts=[doc, When(broken=self._doc(rest[0]), joined=self._dropped(rest[0]))])
+            else:
+                yield Concat(parts=[doc, self._doc(rest[0])])
+                yield Line(sticky=self._broken_before(rest[1]), blank=True, how=Break.FILL)
 
     def _dropped(self, token: Part) -> Doc:
         return Text(token=self._first(token), glued=True)

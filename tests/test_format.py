@@ -229,7 +229,7 @@ def test_a_wrong_text_is_refused() -> None:
 def test_a_text_nested_too_deeply_is_refused() -> None:
     with pytest.raises(NetcError) as caught:
         fmt(f"let a = {'(' * 5000}1{')' * 5000}\n")
-    assert caught.value.diagnostics[0].code == "too-deep"
+    assert caught.value.diagnostics[0].code == "budget"
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)

@@ -346,7 +346,7 @@ class Application(Signatures):
             self._work(e.span, result)
             return result
         except Refused as refused:
-            self._fail("builtin", f"{name} {refused}", e.span, frame=frame)
+            self._fail(refused.code, f"{name} {refused}", e.span, frame=frame)
         except TypeError:
             self._fail(
                 "builtin", f"{name} does not take {len(arguments)} arguments of these kinds", e.span, frame=frame
