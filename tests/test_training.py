@@ -13,6 +13,8 @@ import signal
 import struct
 import subprocess
 import sys
+import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import netc
 import numpy
 import pytest
 import torch
+from netc.__main__ import app
 from netc.backends.pytorch import module
 from netc.backends.training import Result, parse_options, train
 from netc.backends.training.augment import flip, shift
@@ -28,12 +31,13 @@ from netc.backends.training.data import load_data, read_idx
 from netc.backends.training.task import fit
 from netc.compiler.graph import Graph
 from rich.console import Console
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from typer.testing import CliRunner
 
 SPECS = Path(__file__).parents[1] / "specs"
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
@@ -151,6 +155,84 @@ def standard_digits() -> tuple[torch.Tensor, torch.Tensor]:
     kept = numpy.arange(len(digits.target)) % 5 != 0
     x = digits.images[kept].reshape(-1, 64)
     return torch.tensor((x - x.mean()) / x.std(), dtype=torch.float32), torch.tensor(digits.target[kept])
+
+
+PENALTY = """
+module Net() (x: [N, 64]) {
+    let fc = linear(10, in_features = 64)
+    train {
+        decay = sum(square(fc.weight))
+    }
+    return decay, logits = fc(x)
+}
+model net = Net() (x: f32[N, 64])
+"""
+
+
+@pytest.mark.parametrize("phase", ["train", "both"])
+def test_numbers_of_the_train_phase_are_added_to_the_loss(
+    run: Callable[..., Result], graph: Callable[[str], Graph], phase: str
+) -> None:
+    text = (
+        PENALTY if phase == "train" else PENALTY.replace("    train {\n", "").replace("    }\n    return", "    return")
+    )
+    x, y = standard_digits()
+    decay, logits = module(graph(text), seed=0).train()(x)
+    main = functional.cross_entropy(logits, y)
+    rows = [run(text, folder=str(w), epochs=1, batch=len(y), penalty=w).rows[0] for w in (0.5, 1.0)]
+    assert [r.train_loss for r in rows] == pytest.approx([(main + w * decay).item() for w in (0.5, 1.0)], rel=1e-5)
+
+
+def test_a_penalty_on_nothing_is_refused(run: Callable[..., Result]) -> None:
+    (found,) = refused(lambda: run(penalty=0.5))
+    assert found.code == "option-without-effect"
+
+
+def test_a_mixture_of_experts_is_trained_with_its_balance(tmp_path: Path) -> None:
+    made = netc.load(SPECS / "widenet.net").model("widenet_digits_2")
+    options = {"data": "digits", "epochs": 10, "batch": 32, "learning_rate": 3e-3, "penalty": 0.01, "output": tmp_path}
+    assert train(made.graph, parse_options(options)).rows[-1].val_accuracy > 0.8
+
+
+TOKENS = """
+module Net(rows = 12) (x: [N, T]) {
+    return logits = x |> embedding(rows, 16) |> mean(1) |> linear(3) as fc
+}
+model net = Net() (x: i64[N, T])
+"""
+
+
+def tokens(path: Path, low: int = 0, dtype: str = "int64") -> str:
+    """Three classes, each of which uses four of twelve tokens."""
+    y = numpy.arange(150) % 3
+    x = numpy.random.default_rng(0).integers(0, 4, (150, 8)) + 4 * y[:, None] + low
+    numpy.savez(path / "tokens.npz", x=x.astype(dtype), y=y)
+    return str(path / "tokens.npz")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", ">u2", "uint64"])
+def test_integers_reach_an_integer_input_as_they_are(tmp_path: Path, run: Callable[..., Result], dtype: str) -> None:
+    result = run(TOKENS, data=tokens(tmp_path, dtype=dtype), batch=20, epochs=20, learning_rate=0.03)
+    assert result.rows[-1].val_accuracy == 1
+    assert "mean" not in header(result.model)
+
+
+@pytest.mark.parametrize(
+    ("low", "dtype", "message"),
+    [
+        (1, "int64", "holds integers from 1 to 12, and the embedding has 12 rows"),
+        (-1, "int64", "holds integers from -1 to 10, and the embedding has 12 rows"),
+        (0, "float32", "holds numbers of float32"),
+    ],
+)
+def test_integers_that_do_not_fit_are_refused(
+    tmp_path: Path, run: Callable[..., Result], low: int, dtype: str, message: str
+) -> None:
+    (found,) = refused(lambda: run(TOKENS, data=tokens(tmp_path, low, dtype), batch=20))
+    assert message in found.message
+    assert found.span is not None
+    (found,) = refused(lambda: run(TOKENS.replace("i64", "u8"), data=tokens(tmp_path, 250, "int64"), batch=20))
+    assert found.fix == "declare the input as i64[N, T]"
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -381,6 +463,41 @@ def test_a_killed_process_resumes_to_the_same_bytes(tmp_path: Path, run: Callabl
     resumed = run(folder="killed", resume=True, **options)
     assert resumed.model.read_bytes() == whole.model.read_bytes(), f"killed in step {stop}"
     assert [r[:-1] for r in resumed.rows] == [r[:-1] for r in whole.rows]
+
+
+def test_the_command_is_killed_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    """From outside, at no chosen point; what the clock says is all that may differ."""
+    command = [sys.executable, "-m", "netc", "train", f"{SPECS / 'digits.net'}:digits", "--data", "digits"]
+    command += ["--epochs", "4", "--batch", "16", "--checkpoint-steps", "10"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "--output", str(whole)], check=True, capture_output=True)
+    with subprocess.Popen([*command, "--output", str(killed)], stdout=subprocess.DEVNULL) as process:
+        while not (killed / "checkpoint.safetensors").exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "model.safetensors").exists()
+    subprocess.run([*command, "--output", str(killed), "--resume"], check=True, capture_output=True)
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    tables = [[line.rpartition(",")[0] for line in (p / "metrics.csv").open()] for p in (whole, killed)]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--data", "digits", "--batch", "-4"], 2, "batch = -4: input should be greater than or equal to 2"),
+        (["--data", "digits", "--optimizer", "adamm"], 2, "help: optimizer = adam"),
+        (["--data", "digits", "--optimiser", "sgd"], 2, "--optimizer"),
+        ([], 2, "training needs the option data"),
+        (["--data", "nowhere"], 1, "there is no data at nowhere"),
+    ],
+)
+def test_the_command_explains_what_is_wrong(arguments: list[str], code: int, message: str) -> None:
+    result = CliRunner().invoke(app, ["train", f"{SPECS / 'digits.net'}:digits", *arguments])
+    assert result.exit_code == code
+    assert message in result.output
 
 
 def test_a_checkpoint_is_replaced_whole(
@@ -647,6 +764,8 @@ def test_broken_gzip(tmp_path: Path) -> None:
         ({"x": numpy.ones((10, 2)), "y": numpy.ones(10)}, "labels float64[8]"),
         ({"x": numpy.ones((10, 2)), "y": numpy.arange(10) - 5}, "negative label, -4"),
         ({"x": numpy.full((10, 2), numpy.nan), "y": numpy.arange(10)}, "not finite"),
+        ({"x": numpy.full((10, 2), 1e300), "y": numpy.arange(10)}, "beyond what f32 can say"),
+        ({"x": numpy.ones((10, 2)), "y": numpy.full(10, 2**63 + 1, numpy.uint64)}, "a label 9223372036854775809"),
         ({"x": numpy.ones((10, 2), complex), "y": numpy.arange(10)}, "complex128"),
         ({"x": numpy.ones((10, 0)), "y": numpy.arange(10)}, "empty examples"),
         ({"x": numpy.ones((0, 2)), "y": numpy.arange(0)}, "0 inputs"),
@@ -660,8 +779,62 @@ def test_archives_that_make_no_task(tmp_path: Path, arrays: dict[str, Any], mess
 
 
 def test_a_file_that_is_no_archive(tmp_path: Path) -> None:
-    (tmp_path / "a.npz").write_bytes(b"PK\3\4 nothing")
-    assert [d.code for d in refused(lambda: load_data(str(tmp_path / "a.npz")))] == ["bad-data"]
+    path = tmp_path / "a.npz"
+    for content in (b"PK\3\4 nothing", b"text", b""):
+        path.write_bytes(content)
+        assert [d.code for d in refused(lambda: load_data(str(path)))] == ["bad-data"]
+    with path.open("wb") as stream:
+        numpy.save(stream, numpy.ones(3))
+    assert [d.code for d in refused(lambda: load_data(str(path)))] == ["bad-data"]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", "text")
+        archive.writestr("y", "text")
+    (found,) = refused(lambda: load_data(str(path)))
+    assert found.message == f"x in {path} is no array"
+
+
+def test_names_that_no_file_can_have(run: Callable[..., Result], tmp_path: Path) -> None:
+    (found,) = refused(lambda: load_data("a" * 300))
+    assert found.message.endswith("File name too long")
+    (found,) = refused(lambda: run(folder="a" * 300))
+    assert found.code == "cannot-write"
+    (tmp_path / "file").write_text("")
+    (found,) = refused(lambda: run(folder="file"))
+    assert found.code == "cannot-write"
+
+
+def test_a_folder_that_cannot_be_written_to_is_known_before_the_first_step(
+    run: Callable[..., Result], tmp_path: Path, batches: list[torch.Tensor]
+) -> None:
+    (tmp_path / "run" / "metrics.csv").mkdir(parents=True)
+    (found,) = refused(run)
+    assert found.code == "cannot-write"
+    assert not batches
+
+
+def test_a_full_disk(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    from netc.backends.training import checkpoint
+
+    def fail(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    (found,) = refused(run)
+    assert "checkpoint.safetensors cannot be written" in found.message
+    assert "No space left" in found.message
+
+
+@pytest.mark.parametrize(
+    ("module", "fix"), [("sklearn.datasets", "pip install scikit-learn"), ("accelerate", "pip install accelerate")]
+)
+def test_a_library_that_is_not_there(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, module: str, fix: str
+) -> None:
+    if module == "accelerate":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, module, None)
+    (found,) = refused(run)
+    assert (found.code, found.fix) == ("missing-package", fix)
 
 
 # ---------------------------------------------------------------------------------------------- graph against data
@@ -708,7 +881,8 @@ def test_vectors_fold_into_images(graph: Callable[[str], Graph], tmp_path: Path)
         ("f32[32, 64]", "flatten", "fixed-batch", "declare the input as f32[N, 64]"),
         ("f32[N, 64]", "x |> linear(9)", "data-mismatch", "make the last layer 10 wide"),
         ("f32[N, 1, 8, 8]", "x", "data-mismatch", None),
-        ("f64[N, 64]", "x", "data-mismatch", None),
+        ("f64[N, 64]", "x", "data-mismatch", "declare the input as f32[N, 64]"),
+        ("i64[N, 64]", "x", "data-mismatch", "declare the input as f32[N, 64]"),
     ],
 )
 def test_graphs_that_do_not_fit_are_refused(
