@@ -54,7 +54,7 @@ class Evaluator(Application):
     """Expressions: compile-time values are computed, tensors become nodes."""
 
     def _eval(self, frame: Frame, e: t.Expr) -> Any:
-        value = _EXPRESSIONS[type(e)](self, frame, e)
+        value = getattr(self, _EXPRESSIONS[type(e)])(frame, e)
         if value is POISON:
             raise Fault()
         return value
@@ -513,6 +513,23 @@ class Evaluator(Application):
             self._fail("not-callable", f"{describe(function)} cannot be called", e.function.span, frame=frame)
         return self._invoke(frame, function, [], arguments, e.span, name, at)
 
+    def _literal(self, frame: Frame, e: t.Constant) -> Any:
+        return e.value
+
+    def _graph_only(self, frame: Frame, e: t.Expr) -> Any:
+        self._fail(
+            "graph-value",
+            f"{e.span.text} names a value of the normal form, which stands only in `graph` blocks",
+            e.span,
+            fix=e.span.text[1:].rpartition(".")[2],
+        )
+
+    def _applied_inside(self, frame: Frame, e: t.Applied) -> Any:
+        self._fail("typed-inputs", "inputs with types stand only in a `model` declaration", e.span)
+
+    def _pattern_only(self, frame: Frame, e: t.Quantified | t.Rest) -> Any:
+        self._fail("pattern", f"`{e.span.text}` stands only in the patterns of rewrite rules", e.span)
+
 
 def undefined(frame: Frame, e: t.Name) -> Diagnostic:
     """The message about a name that nothing defines, or whose block has ended."""
@@ -558,30 +575,11 @@ _TENSOR_OPERATORS = {
 }  # fmt: skip
 
 
-def _constant(self: Evaluator, frame: Frame, e: t.Constant) -> Any:
-    return e.value
-
-
-def _graph_only(self: Evaluator, frame: Frame, e: t.Expr) -> Any:
-    raise Fault(
-        Diagnostic(
-            "graph-value",
-            f"{e.span.text} names a value of the normal form, which stands only in `graph` blocks",
-            (Label(e.span),),
-            fix=e.span.text[1:].rpartition(".")[2],
-        )
-    )
-
-
-def _applied_inside(self: Evaluator, frame: Frame, e: t.Applied) -> Any:
-    raise Fault(Diagnostic("typed-inputs", "inputs with types stand only in a `model` declaration", (Label(e.span),)))
-
-
-_EXPRESSIONS: dict[type[t.Expr], Callable[[Evaluator, Frame, Any], Any]] = {
-    t.Name: Evaluator._lookup, t.Number: Evaluator._number, t.Text: Evaluator._string, t.Constant: _constant,
-    t.ListOf: Evaluator._list, t.TupleOf: Evaluator._tuple, t.Comprehension: Evaluator._comprehension,
-    t.Conditional: Evaluator._conditional, t.Range: Evaluator._range, t.Unary: Evaluator._unary,
-    t.Binary: Evaluator._binary, t.Index: Evaluator._index, t.Attribute: Evaluator._attribute,
-    t.Named: Evaluator._named, t.Pipe: Evaluator._pipe, t.Call: Evaluator._call, t.ValueName: _graph_only,
-    t.ParameterName: _graph_only, t.Applied: _applied_inside,
+_EXPRESSIONS: dict[type[t.Expr], str] = {
+    t.Name: "_lookup", t.Number: "_number", t.Text: "_string", t.Constant: "_literal", t.ListOf: "_list",
+    t.TupleOf: "_tuple", t.Comprehension: "_comprehension", t.Conditional: "_conditional", t.Range: "_range",
+    t.Unary: "_unary", t.Binary: "_binary", t.Index: "_index", t.Attribute: "_attribute", t.Named: "_named",
+    t.Pipe: "_pipe", t.Call: "_call", t.ValueName: "_graph_only", t.ParameterName: "_graph_only",
+    t.Applied: "_applied_inside", t.Quantified: "_pattern_only", t.Rest: "_pattern_only",
 }  # fmt: skip
+"""The method for each kind of expression, by name: a subclass may have its own."""
