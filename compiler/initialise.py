@@ -35,12 +35,17 @@ def draw(parameter: Parameter, seed: int = 0) -> Array:
 
     Raises:
         NetcError: for a symbolic shape (`symbolic-parameter`), an initialiser that does not suit the shape or dtype
-            (`unfit-initialiser`), or one too large (`parameter-too-large`).
+            (`unfit-initialiser`), one too large (`parameter-too-large`), or `given` numbers, which cannot be drawn
+            (`parameter-without-data`).
     """
     shape = _concrete(parameter)
     dtype, kind, arguments = parameter.type.dtype, parameter.initialiser.kind, parameter.initialiser.arguments
     if prod(shape) * dtype.bytes > LARGEST:
         raise _refuse(parameter, "parameter-too-large", f"has {prod(shape):,} elements, more than {LARGEST:,} bytes")
+    if kind == "given":
+        text = "has no numbers: they are given with the model and cannot be drawn"
+        fix = "load its weights, or use the model that the passes made in the same run"
+        raise _refuse(parameter, "parameter-without-data", text, fix)
     if kind == "identity" and len(shape) < 2:
         raise _refuse(parameter, "unfit-initialiser", "needs two axes or more to be initialised as an identity")
     if kind not in _PLAIN and not dtype.is_float:

@@ -198,9 +198,11 @@ INITIALISERS: dict[str, tuple[str, ...]] = {
     "xavier_normal": (),
     "fan_in_uniform": (),
     "identity": (),
+    "given": (),
 }
 """Initialisers and the names of their arguments. `kaiming_*`: fan-out, gain √2; `fan_in_uniform`: U(±1/√fan_in),
-PyTorch's default of convolution and linear layers; fans are of the shape `[out, in, *kernel]`."""
+PyTorch's default of convolution and linear layers; fans are of the shape `[out, in, *kernel]`. `given`: the numbers are
+data that comes with the model, and cannot be drawn."""
 
 
 @dataclass(frozen=True, slots=True)

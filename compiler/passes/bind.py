@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast
 
@@ -10,17 +10,44 @@ from ..diagnostic import Diagnostic, Label, NetcError, nearest
 from ..graph import Graph, Node, ParameterRef, Ref
 from ..operators.operator import Operator, ShapeError
 from ..types import Dim, Expression, TensorType, substitute, symbols
+from .register import graph_pass
 
 
-def bind(graph: Graph, values: Mapping[str, Dim]) -> Graph:
+def _facts(_: Mapping[str, Any], after: Graph | None) -> frozenset[str]:
+    free = after is None or any(isinstance(d, Expression) for n in after.inputs.values() for d in n.types[0].shape)
+    return frozenset[str]() if free else frozenset({"static"})
+
+
+@graph_pass(gives=_facts)
+def bind(graph: Graph, values: Mapping[str, Dim] | Sequence[tuple[str, Dim]]) -> Graph:
     """The graph with the symbols in `values` replaced, in its inputs and in attributes, and all types inferred again.
 
-    Before: `%x: f32[N, 3]`; after `bind(graph, {"N": 1})`: `%x: f32[1, 3]`.
+    `values` are numbers by symbol, or pairs. Gives the fact `static` where no symbol is left.
+
+    Before:
+    ```net
+    input %x: f32[N, T, 3]
+
+    %y: f32[N, 3*T] = reshape(%x, size = [N, 3*T])
+
+    return %y
+    ```
+    After (values = [["T", 8]]):
+    ```net
+    input %x: f32[N, 8, 3]
+
+    %y: f32[N, 24] = reshape(%x, size = [N, 24])
+
+    return %y
+    ```
+
+    Refuses symbols that no input has, and numbers that a shape rule refuses.
 
     Raises:
         NetcError: for a name that is no symbol of the inputs (`unknown-symbol`), and where the model does not fit the
             numbers: with the code, and the node, of the shape rule that refuses them.
     """
+    values = dict(values)
     known = {s for node in graph.inputs.values() for d in node.types[0].shape for s in symbols(d)}
     unknown = [name for name in values if name not in known]
     if unknown:

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from ..graph import Graph, Input, ParameterRef, Ref
+from .register import graph_pass
 
 
+@graph_pass()
 def eliminate_dead(graph: Graph, *, parameters: bool = True) -> Graph:
-    """The graph without nodes that reach no output or tap, and without parameters that no node reads.
+    """The graph without nodes that reach no output or tap, and (with `parameters`) without parameters that no node
+    reads. Inputs stay: they are the model's interface.
 
-    Inputs stay: they are the model's interface. Refuses nothing.
+    Before:
+    ```net
+    input %x: f32[N, 3]
+
+    param @used: f32[3] = zeros
+    param @unused: f32[3] = zeros
+
+    %y: f32[N, 3] = add(%x, @used)
+    %dead: f32[N, 3] = add(%x, @unused)
+
+    return %y
+    ```
+    After:
+    ```net
+    input %x: f32[N, 3]
+
+    param @used: f32[3] = zeros
+
+    %y: f32[N, 3] = add(%x, @used)
+
+    return %y
+    ```
+
+    Refuses nothing.
     """
     live: set[str] = set()
     used: set[str] = set()

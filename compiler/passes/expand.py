@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from ..diagnostic import Diagnostic, NetcError, nearest
 from ..graph import Edit, Graph, Node, ParameterRef, Ref, Value
-from ..operators.operator import Operator
+from ..operators.operator import OPERATORS, Operator
 from ..types import TensorType
+from .register import graph_pass
 
 
 class _Emit:
@@ -30,21 +34,50 @@ class _Emit:
         return self._edit.type(value)
 
 
-def expand(graph: Graph, keep: frozenset[type[Operator]] = frozenset()) -> Graph:
-    """The graph without derived operators, except those in `keep` (which a backend translates directly).
+@graph_pass()
+def expand(graph: Graph, keep: Collection[type[Operator] | str] = ()) -> Graph:
+    """The graph without derived operators, except those in `keep`, by class or by name: a backend may have better.
 
-    Before: `%attn.softmax = softmax(%scores, dim = 3)`; after: `max`, `sub`, `exp`, `sum` and `div` below
-    `%attn.softmax`. Refuses nothing: an operator that is not derived stays.
+    Before:
+    ```net
+    input %x: f32[N, 3]
+
+    %y: f32[N, 3] = silu(%x)
+
+    return %y
+    ```
+    After:
+    ```net
+    input %x: f32[N, 3]
+
+    %y.sigmoid: f32[N, 3] = sigmoid(%x)
+    %y.mul: f32[N, 3] = mul(%x, %y.sigmoid)
+
+    return %y.mul
+    ```
+
+    Refuses nothing: an operator that is not derived stays.
+
+    Raises:
+        NetcError: for a name in `keep` that is no operator (`unknown-operator`).
     """
+    kept = {_operator(each) if isinstance(each, str) else each for each in keep}
     while True:
         edit = graph.edit("expand")
         for node in graph.nodes.values():
-            if node.op.derived and type(node.op) not in keep:
+            if node.op.derived and type(node.op) not in kept:
                 _replace(edit, node)
         expanded = edit.done()
         if expanded is graph:
             return graph
         graph = expanded
+
+
+def _operator(name: str) -> type[Operator]:
+    if name not in OPERATORS:
+        message = f"expand cannot keep {name}, which is no operator"
+        raise NetcError([Diagnostic("unknown-operator", message, fix=nearest(name, OPERATORS))])
+    return OPERATORS[name]
 
 
 def _replace(edit: Edit, node: Node) -> None:

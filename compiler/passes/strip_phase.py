@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from ..graph import Graph, SelectPhase, Value
 from .eliminate_dead import eliminate_dead
+from .register import graph_pass
 
 
-def strip_phase(graph: Graph, keep: Literal["train", "infer"]) -> Graph:
+def _facts(options: Mapping[str, Any], _: Graph | None) -> frozenset[str]:
+    return frozenset({"inference" if options.get("keep", "infer") == "infer" else "training"})
+
+
+@graph_pass(gives=_facts)
+def strip_phase(graph: Graph, keep: Literal["train", "infer"] = "infer") -> Graph:
     """The graph of one phase. Nodes and outputs of the other phase go; `select_phase` becomes the kept side.
 
     In inference, operators of effect `random` (dropout, drop path) are the identity and are removed. Parameters
-    that only the other phase reads go with it. Refuses nothing.
+    that only the other phase reads go with it. Gives the fact `inference` or `training`.
+
+    Before:
+    ```net
+    input %x: f32[N, 3]
+
+    train %noisy: f32[N, 3] = dropout(%x, p = 0.1)
+    train %loss: f32[] = mean(%noisy, dim = [0, 1], keepdim = false)
+    %chosen: f32[N, 3] = select_phase(%noisy, %x)
+    %dropout: f32[N, 3] = dropout(%chosen, p = 0.5)
+    %y: f32[N, 3] = relu(%dropout)
+
+    return y = %y, loss = %loss
+    ```
+    After (keep = infer):
+    ```net
+    input %x: f32[N, 3]
+
+    %y: f32[N, 3] = relu(%x)
+
+    return y = %y
+    ```
+
+    Refuses nothing.
     """
     other = "infer" if keep == "train" else "train"
     edit = graph.edit("strip_phase")
