@@ -47,8 +47,8 @@ class ShapeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A declared tensor input. `variadic` takes a list; only the last operand may be variadic. An `optional` one that is
-    absent stands for the number `absent` (a bias for 0, a scale for 1), or for nothing that a number could say."""
+    """A declared tensor input. `variadic` takes a list; only the last operand may be variadic. An `optional` one that
+    is absent stands for the number `absent` (a bias for 0, a scale for 1), or for nothing that a number could say."""
 
     name: str
     optional: bool = False
@@ -57,7 +57,8 @@ class Operand:
 
 
 def operands(text: str) -> tuple[Operand, ...]:
-    """`"x weight bias?=0 mask?"`, `"tensors*"`: names, `?` for optional and what it is when absent, `*` for variadic."""
+    """`"x weight bias?=0 mask?"`, `"tensors*"`: names, `?` for optional (and what it is when absent), `*` for
+    variadic."""
     found: list[Operand] = []
     for word in text.split():
         name, _, absent = word.partition("=")

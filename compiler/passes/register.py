@@ -1,4 +1,4 @@
-"""What makes a function from graph to graph a pass: its name, its options, the facts it needs and gives, its contract."""
+"""What makes a function from graph to graph a pass: its name and options, facts it needs and gives, its contract."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from ..contract import Contract
 from ..graph import Graph
+
+EXACT = Contract()
 
 
 Gives = frozenset[str] | Callable[[Mapping[str, Any], Graph | None], frozenset[str]]
@@ -27,7 +29,7 @@ class Pass:
 
     name: str
     run: Callable[..., Graph]
-    contract: Contract = Contract()
+    contract: Contract = EXACT
     needs: frozenset[str] = frozenset()
     gives: Gives = frozenset()
     options: type[BaseModel] = field(default=BaseModel)
@@ -60,7 +62,7 @@ def graph_pass(
         }
         options = create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
         doc = inspect.getdoc(function) or ""
-        PASSES[name] = Pass(name, function, contract or Contract(), needs, gives, options, doc)
+        PASSES[name] = Pass(name, function, contract or EXACT, needs, gives, options, doc)
         return function
 
     return register
