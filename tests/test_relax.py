@@ -200,11 +200,22 @@ def test_every_operator_has_a_rule_an_expansion_or_a_reason(op: type[Operator]):
     assert rules.get(op) or op.derived or rules.reason(op)
 
 
-@settings(max_examples=15)
-@given(graphs(training=False))
-def test_random_graphs(graph: Graph):
+def assert_same_at_all_sizes(graph: Graph) -> None:
     free = {s for node in graph.inputs.values() for d in node.types[0].shape for s in symbols(d)}
     assert_same(graph, dict.fromkeys(free, 2), dict.fromkeys(free, 5), tolerance=1e-4)
+
+
+@settings(max_examples=15, derandomize=True)
+@given(graphs(training=False))
+def test_random_graphs(graph: Graph):
+    assert_same_at_all_sizes(graph)
+
+
+@pytest.mark.slow
+@settings(max_examples=80, derandomize=True)
+@given(graphs(size=30))
+def test_many_random_graphs(graph: Graph):
+    assert_same_at_all_sizes(graph)
 
 
 # ---------------------------------------------------------------------------------------------------- whole networks

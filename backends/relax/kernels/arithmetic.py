@@ -13,6 +13,7 @@ from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import DTYPES, Tensor
 from ..untyped import tirx
 from .numeric import (
+    accumulator,
     at_least,
     at_most,
     cast,
@@ -62,7 +63,7 @@ def _comparison(function: Function) -> Callable[..., Tensor]:
         a, b = inputs
         # LLVM compares no single bits.
         promoted = promote(a.type.dtype, b.type.dtype)
-        dtype = DTYPES[DType.U8 if promoted is DType.BOOL else promoted]
+        dtype = accumulator(DTYPES[DType.U8 if promoted is DType.BOOL else promoted])
         return low.elementwise(node.name, [a, b], types[0], lambda v, w: function(cast(v, dtype), cast(w, dtype)))
 
     return rule
@@ -189,7 +190,7 @@ def _clip(low: Lowering, node: op.Clip, inputs: Inputs, types: Types) -> Tensor:
         x = x if node.min is None else at_least(x, node.min)
         return x if node.max is None else at_most(x, node.max)
 
-    return low.elementwise("clip", inputs, types[0], clipped)
+    return low.elementwise("clip", inputs, types[0], wide(clipped))
 
 
 @rules(op.Cast)

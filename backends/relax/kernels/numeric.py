@@ -38,7 +38,7 @@ def cast(value: Any, dtype: str) -> Any:
     if given == dtype:
         return value
     if dtype == "bool":
-        return different(value, zero(given))
+        return different(cast(value, accumulator(given)), zero(accumulator(given)))
     return tirx.Cast(dtype, value)
 
 

@@ -204,6 +204,7 @@ def arg_extreme(
         return tirx.max_value(index), (_lowest if largest else _highest)(value)
 
     reducer = te.comm_reducer(combine, neutral, name)
+    dtype = accumulator(DTYPES[x.type.dtype])
 
     def body(kernel: Kernel, x: View) -> Any:
         steps = [kernel.axis(x.type.shape[a], f"k{a}") for a in dims]
@@ -212,7 +213,7 @@ def arg_extreme(
 
         def found(*place: Any) -> Any:
             index = logical((*kept, *dims), [*place, *(s.var for s in steps)])
-            return reducer((position, x[index]), axis=steps)
+            return reducer((position, cast(x[index], dtype)), axis=steps)
 
         best, _ = kernel.stage(lead, found, f"{name}_all", attributes={ROWS: len(lead)})
 
