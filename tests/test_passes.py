@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
 from netc.compiler import passes
 from netc.compiler import tree as t
+from netc.compiler.backend import backend
 from netc.compiler.diagnostic import NetcError
-from netc.compiler.graph import Graph, verify
+from netc.compiler.graph import Graph, ParameterRef, Value, verify
+from netc.compiler.operators.operator import OPERATORS
 from netc.compiler.passes.bind import bind
 from netc.compiler.passes.eliminate_common import eliminate_common
+from netc.compiler.passes.eliminate_dead import eliminate_dead
 from netc.compiler.passes.expand import expand
+from netc.compiler.passes.fold_constants import fold_constants
 from netc.compiler.passes.register import PASSES
+from netc.compiler.passes.strip_phase import strip_phase
+from netc.compiler.passes.widen import widen
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
 from netc.compiler.text import print_graph, read_graph
+from netc.compiler.types import DType, substitute, symbols
+from netc.compiler.weights import value
+
+from .strategies import Builder, graphs
 
 assert passes  # importing the package registers every pass
 
@@ -141,3 +154,206 @@ def test_what_became_of_a_common_value():
     assert str(once.taps["half"]) == "%a"
     assert (str(once.removed["b"].by), once.removed["b"].maker) == ("%a", "eliminate_common")
     assert eliminate_common(once) is once
+
+
+# ------------------------------------------------------------------------------------------------ promises, measured
+
+SIZES = {"N": 2, "T": 3}
+
+
+def feeds(graph: Graph) -> list[np.ndarray]:
+    """Random inputs in f64; tokens below 10."""
+    rng = np.random.default_rng(0)
+    arrays: list[np.ndarray] = []
+    for node in graph.inputs.values():
+        shape = [int(str(substitute(d, {s: SIZES.get(s, 4) for s in symbols(d)}))) for d in node.types[0].shape]
+        drawn = rng.standard_normal(shape) if node.types[0].dtype.is_float else rng.integers(0, 10, shape)
+        arrays.append(drawn)
+    return arrays
+
+
+def outputs(graph: Graph) -> list[np.ndarray]:
+    """What the graph means, in f64."""
+    return backend("pytorch").Reference(widen(graph))(feeds(graph))
+
+
+def assert_same(before: Graph, after: Graph, tolerance: float = 1e-9) -> None:
+    verify(after)
+    assert list(after.inputs) == list(before.inputs)
+    assert list(after.outputs) == list(before.outputs)
+    assert list(after.taps) == list(before.taps)
+    assert [after.type(r) for r in after.outputs.values()] == [before.type(r) for r in before.outputs.values()]
+    for found, wanted in zip(outputs(after), outputs(before), strict=True):
+        assert found.shape == wanted.shape
+        assert np.abs(found - wanted).max() <= tolerance * max(np.abs(wanted).max(), 1e-6)
+
+
+def stored(graph: Graph) -> int:
+    return sum(int(str(p.type.bytes)) for p in graph.parameters.values())
+
+
+EXACT: list[Callable[[Graph], Graph]] = [eliminate_common, eliminate_dead, fold_constants]
+
+
+@pytest.mark.parametrize("run", EXACT, ids=[f.__name__ for f in EXACT])
+@settings(max_examples=25)
+@given(graph=graphs())
+def test_the_function_stays_and_the_pass_comes_to_rest(run: Callable[[Graph], Graph], graph: Graph):
+    before = strip_phase(graph, "infer")
+    after = run(before)
+    assert_same(before, after)
+    assert len(after.nodes) <= len(before.nodes)
+    assert stored(after) <= stored(before) * 1.02 + 2**16
+    assert run(after) is after
+    assert all(after.nodes[p].maker == run.__name__ for p in after.nodes.keys() - before.nodes.keys())
+    assert before.nodes.keys() - after.nodes.keys() == after.removed.keys() - before.removed.keys()
+
+
+# ------------------------------------------------------------------------------------------------- constant folding
+
+
+def folded_convolution() -> Graph:
+    """A convolution whose weight is scaled, as batch norms are folded."""
+    build = Builder()
+    x = build.input("x", "f32[N, 3, 8, 8]")
+    weight = build.parameter("block.conv.weight", (4, 3, 3, 3))
+    variance = build.parameter("block.bn.running_var", (4,), "uniform", 0.5, 2.0, buffer=True)
+    scale = build("rsqrt", build("add", variance, build("constant", value=1e-5)))
+    weight = build("mul", weight, build("reshape", scale, size=[4, 1, 1, 1]))
+    mean = build.parameter("block.bn.running_mean", (4,), buffer=True)
+    bias = build("neg", build("mul", mean, scale))
+    return build.done(build.node("conv2d", x, weight, bias, path="block.conv").value)
+
+
+def test_a_folded_weight_keeps_its_name():
+    before = folded_convolution()
+    after = fold_constants(before)
+    verify(after)
+    assert list(after.nodes) == ["x", "block.conv"]
+    weight, bias = after.parameters["block.conv.weight"], after.parameters["block.conv.bias"]
+    assert [(p.buffer, p.trainable, str(p.initialiser)) for p in (weight, bias)] == [
+        (False, True, "given"),
+        (True, False, "given"),
+    ]
+    w, v = (value(before.parameters[f"block.{n}"]) for n in ("conv.weight", "bn.running_var"))
+    expected = w / np.sqrt(v + 1e-5)[:, None, None, None]
+    assert weight.data is not None
+    np.testing.assert_allclose(weight.data.load(), expected, rtol=1e-6)
+    assert weight.data.load() is weight.data.load(), "computed once"
+    assert weight.data.load().dtype == np.float32
+    assert_same(before, after)
+
+
+def test_numbers_come_from_data_or_the_seed():
+    before = folded_convolution()
+    loaded = before.with_parameters(
+        [replace(before.parameters["block.conv.weight"], data=Ones((4, 3, 3, 3)))],
+    )
+    for graph, seed in ((before, 3), (loaded, 3)):
+        after = fold_constants(graph, seed=seed)
+        expected = value(graph.parameters["block.conv.weight"], seed)
+        expected = expected / np.sqrt(value(graph.parameters["block.bn.running_var"], seed) + 1e-5)[:, None, None, None]
+        np.testing.assert_allclose(value(after.parameters["block.conv.weight"]), expected, rtol=1e-6)
+
+
+class Ones:
+    """Data that counts how often they are read."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.loaded = 0
+
+    def load(self) -> np.ndarray:
+        self.loaded += 1
+        return np.ones(self.shape, np.float32)
+
+
+def test_data_are_read_when_asked_for():
+    data = Ones((4, 3, 3, 3))
+    graph = folded_convolution()
+    graph = graph.with_parameters([replace(graph.parameters["block.conv.weight"], data=data)])
+    after = fold_constants(graph)
+    assert data.loaded == 0
+    for parameter in after.parameters.values():
+        value(parameter)
+    assert data.loaded == 1
+
+
+def test_folding_does_not_enlarge():
+    build = Builder()
+    x = build.input("x", "f32[N, 512]")
+    thin = build.parameter("thin", (512, 2))
+    tied = build.parameter("tied", (512, 512))
+    wide = build("matmul", build("square", thin), build("transpose", thin, dim0=0, dim1=1))
+    y = build("linear", build("linear", x, wide, None), tied, None)
+    y = build("linear", y, build("abs", tied), None)
+    before = build.done(y)
+    after = fold_constants(before)
+    verify(after)
+    assert stored(after) <= stored(before) + 2**14
+    assert [n.op.name for n in after.nodes.values() if n.op.name in ("matmul", "abs")] == ["matmul", "abs"]
+    assert "square" not in after.nodes, "the part before that is not larger is folded"
+    assert fold_constants(before, growth=10.0).nodes.keys() == {"x", "linear", "linear_1", "linear_2"}
+
+
+def test_small_tables_become_buffers():
+    build = Builder()
+    x = build.input("x", "f32[N, 7]")
+    position = build("mul", build("arange", start=7, dtype="f32"), build("constant", value=0.5))
+    scale = build("exp", build("expand", build.parameter("log_scale", (1,)), size=[7]))
+    before = build.done(build("mul", build("add", x, position), scale))
+    after = fold_constants(before)
+    assert_same(before, after)
+    assert [n.op.name for n in after.nodes.values()] == ["input", "add", "mul"]
+    assert [(p, a.buffer) for p, a in after.parameters.items()] == [("mul", True), ("exp", True)]
+    np.testing.assert_array_equal(value(after.parameters["mul"]), np.arange(7, dtype=np.float32) / 2)
+
+
+def test_numbers_made_of_numbers_are_constants():
+    build = Builder()
+    x = build.input("x", "f32[N]")
+    root = build("sqrt", build("constant", value=2.0))
+    before = build.done(build("mul", x, root))
+    after = fold_constants(before)
+    assert_same(before, after)
+    assert not after.parameters
+    assert [n.op.name for n in after.nodes.values()] == ["input", "constant", "mul"]
+    assert str(after.removed["sqrt"].by) == "%sqrt.constant"
+
+
+def test_random_symbolic_and_foreign_values_are_not_folded():
+    build = Builder()
+    x = build.input("x", "f32[N, 3]")
+    noise = build("dropout", build.parameter("w", (3,)))
+    n = build("reshape", build("cast", build("arange", start=build.edit.type(x).shape[0]), dtype="f32"), size=[-1, 1])
+    graph = build.done(build("add", build("mul", x, noise), n))
+    assert fold_constants(graph) is graph
+
+
+def test_folding_after_folding():
+    before = folded_convolution()
+    once = fold_constants(before)
+    build = once.edit()
+    double = build.add(
+        "double", OPERATORS["add"](), ParameterRef("block.conv.weight"), ParameterRef("block.conv.weight")
+    )
+    build.set("block.conv", inputs=[Value("x"), double.value, None])
+    twice = build.done()
+    after = fold_constants(twice)
+    assert_same(twice, after)
+    np.testing.assert_array_equal(
+        value(after.parameters["block.conv.weight"]), 2 * value(once.parameters["block.conv.weight"])
+    )
+
+
+@pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i64"])
+def test_folding_keeps_the_dtype(dtype: str):
+    build = Builder()
+    x = build.input("x", f"{dtype}[N, 3]")
+    kind = ("normal", 0.0, 1.0) if dtype != "i64" else ("constant", 3.0)
+    weight = build.parameter("w", (3,), *kind, dtype=DType(dtype))
+    graph = fold_constants(build.done(build("add", x, build("mul", weight, weight))))
+    found = value(graph.parameters["w"])
+    assert found.dtype == DType(dtype).as_numpy
+    expected = value(build.done(x).parameters["w"])
+    np.testing.assert_array_equal(found, expected * expected)
