@@ -29,7 +29,7 @@ class Reference:
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
         with torch.inference_mode():
             result = self._module(*(tensor(a) for a in arrays))
-        return [r.numpy() for r in (result if isinstance(result, tuple) else (result,))]
+        return [r.detach().numpy() for r in (result if isinstance(result, tuple) else (result,))]
 
     def seconds(self, arrays: Sequence[Array]) -> float:
         """The time of one run, without copies from and to numpy."""
