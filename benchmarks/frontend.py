@@ -22,7 +22,7 @@ from typing import Any
 
 SIZES = [1_000, 3_000, 10_000, 30_000, 100_000]
 PER_BLOCK = 7
-LIMITS = {"torch.export": 10_000, "onnx.checker": 100_000}
+LIMITS = {"torch.export": 30_000, "onnx.checker": 100_000}
 """Beyond these sizes the others are not asked."""
 PATIENCE = 600
 """Seconds after which one of the others is given up."""

@@ -13,9 +13,9 @@ EXACT = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """`exact`: the same function, up to rounding in float64. `approx(bound)`: outputs differ by at most `bound`, relative
-    to the largest output. `delayed(bound)`: the same outputs, `bound` steps later along their second axis (time).
-    `alters`: another function; nothing is promised."""
+    """What is promised: `exact`, the same function up to rounding in float64; `approx(bound)`, outputs that differ by
+    at most `bound` relative to the largest output; `delayed(bound)`, the same outputs `bound` steps later along their
+    second axis (time); `alters`, nothing."""
 
     kind: Kind = "exact"
     bound: float = 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .backend import backend
 from .cost import Report, cost
 from .graph import Graph
+from .pipeline import Stage
 from .target import LLVM, Target
 from .text import print_graph
 from .weights import LoadReport
@@ -26,6 +27,10 @@ class Model:
     graph: Graph
     reports: tuple[LoadReport, ...] = ()
     spec_hash: str = ""
+    facts: frozenset[str] = frozenset()
+    """What passes have made true of the graph; see `netc.compiler.pipeline`."""
+    stages: tuple[Stage, ...] = ()
+    """The passes that the graph has gone through."""
 
     def __str__(self) -> str:
         return print_graph(self.graph)

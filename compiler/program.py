@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,15 +16,21 @@ from . import tree as t
 from .budget import Budget
 from .diagnostic import Diagnostic, Diagnostics, Label, NetcError, nearest, too_deep
 from .elaboration.elaborate import Elaborator, Fault
+from .importer import Pending, read_file, read_imports
+from .library import library, rule_pass
 from .model import Model
-from .names import check_names, least_instances
-from .rename import Drop, Part, Permute, RenameMap, Reshape, Rule
+from .names import least_instances
+from .passes.register import Pass
+from .pipeline import Step, read_steps, run
+from .rename import RenameMap
+from .rewrite.pattern import Rule
+from .rewrite.read import read_rule
 from .scope import FileScope
 from .source import Source, Span
-from .syntax import parse
+from .syntax import parse_expression
 from .target import LLVM, TARGETS, Target
 from .text import read_graph
-from .value import ExternValue, FunctionValue, Given, ModuleValue, describe
+from .value import Given, describe
 from .weights import load, open_checkpoint
 
 
@@ -36,16 +42,6 @@ class Expectation:
     bind: Mapping[str, int]
     entries: Mapping[str, Given]
     span: Span
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A declaration whose value is computed when it is first asked for."""
-
-    declaration: t.Model | t.TopLet | t.GraphText
-    home: FileScope
-    state: str = "new"
-    value: Any = None
 
 
 @dataclass(eq=False)
@@ -94,7 +90,7 @@ class Program:
         """
         if name is None:
             name = self._only()
-        if name not in self.models and not isinstance(self.scope.names.get(name), _Pending):
+        if name not in self.models and not isinstance(self.scope.names.get(name), Pending):
             close = nearest(name, self.models)
             notes = (f"it declares: {', '.join(self.models) or 'no models'}",)
             raise NetcError([Diagnostic("unknown-model", f"{self.source.name} has no model {name}", (), notes, close)])
@@ -220,7 +216,7 @@ class Program:
     def _resolve(self, scope: FileScope, name: str, span: Span) -> Any:
         """The value of a file-level name."""
         value = scope.names[name]
-        if not isinstance(value, _Pending):
+        if not isinstance(value, Pending):
             return value
         if value.state == "running":
             raise Fault(Diagnostic("cycle", f"{name} is defined by itself", (Label(span),)))
@@ -238,10 +234,14 @@ class Program:
                     value.state = "failed"
         return value.value
 
-    def _compute(self, pending: _Pending, name: str) -> Any:
+    def _compute(self, pending: Pending, name: str) -> Any:
         declaration = pending.declaration
         if isinstance(declaration, t.GraphText):
             return Model(name, read_graph(declaration), spec_hash=self.spec_hash)
+        if isinstance(declaration, t.Rewrite):
+            return read_rule(pending.home, declaration, self._resolve)
+        if isinstance(declaration, t.Pipeline):
+            return self._steps(pending.home, declaration.steps)
         return self._value(pending.home, declaration.value, name)
 
     def _value(self, scope: FileScope, e: t.Expr, name: str) -> Any:
@@ -289,18 +289,60 @@ class Program:
 
     def _transformed(self, scope: FileScope, model: Model, stage: t.Expr, name: str) -> Model:
         function = stage.function if isinstance(stage, t.Call) else stage
-        if not isinstance(function, t.Name) or function.text not in _TRANSFORMS:
-            raise Fault(
-                Diagnostic(
-                    "unknown-transform",
-                    f"there is no transform {function.span.text}",
-                    (Label(function.span),),
-                    (f"transforms: {', '.join(_TRANSFORMS)}",),
-                    nearest(function.span.text, _TRANSFORMS),
-                )
-            )
         arguments = stage.arguments if isinstance(stage, t.Call) else ()
-        return _TRANSFORMS[function.text](self, scope, model, arguments, stage.span, name)
+        if isinstance(function, t.Name) and function.text in _TRANSFORMS:
+            return _TRANSFORMS[function.text](self, scope, model, arguments, stage.span, name)
+        try:
+            trace = run(model.graph, self._steps(scope, stage), facts=model.facts)
+        except NetcError as error:
+            self.diagnostics.extend(error.diagnostics)
+            raise Fault() from None
+        stages = (*model.stages, *trace.stages)
+        return replace(model, name=name, graph=replace(trace.final, name=name), facts=trace.facts, stages=stages)
+
+    # ------------------------------------------------------------------------------------------------ passes
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The rewrite rules this file declares or imports, checked.
+
+        Raises:
+            NetcError: with what is wrong with the first that is wrong.
+        """
+        return {name: self._declared(self.scope, name) for name in _names(self.scope, t.Rewrite)}
+
+    def passes(self) -> list[str]:
+        """The names of everything that can stand in a pipeline of this file."""
+        return [*_names(self.scope, t.Rewrite, t.Pipeline), *library()]
+
+    def steps(self, text: str) -> tuple[Step, ...]:
+        """The steps of a pipeline on the command line: `fold_batch_norm,eliminate_dead{parameters = false}`.
+
+        Raises:
+            NetcError: where the text is no list of passes and their options.
+        """
+        written = Source("-p", f"[{text.translate(_BRACES)}]")
+        parsed = parse_expression(written)
+        items = parsed.items if isinstance(parsed, t.ListOf) else ()
+        return tuple(step for item in items for step in self._steps(self.scope, item))
+
+    def _steps(self, scope: FileScope, expression: t.Expr) -> tuple[Step, ...]:
+        def find(name: str) -> Pass | tuple[Step, ...] | None:
+            value = scope.names.get(name)
+            if isinstance(value, Pending) and isinstance(value.declaration, (t.Rewrite, t.Pipeline)):
+                found = self._declared(scope, name)
+                return rule_pass(name, [found]) if isinstance(found, Rule) else found
+            return library().get(name)
+
+        return read_steps(expression, find, [*_names(scope, t.Rewrite, t.Pipeline), *library()], self._constant)
+
+    def _declared(self, scope: FileScope, name: str) -> Any:
+        """A rule or pipeline of a file; what is wrong with it is raised, not noted."""
+        try:
+            return self._resolve(scope, name, Span(scope.source, 0, 0))
+        except Fault as fault:
+            known = [d for d in self.diagnostics if d.severity == "error"]
+            raise NetcError([fault.diagnostic] if fault.diagnostic else known) from None
 
     def _load(self, scope: FileScope, model: Model, arguments: tuple[t.Argument, ...], span: Span, name: str) -> Model:
         """`load("weights.safetensors", rename = hf)`."""
@@ -328,7 +370,7 @@ class Program:
         except NetcError as error:
             self.diagnostics.extend(error.diagnostics)
             raise Fault() from None
-        return Model(name, graph, (*model.reports, report), self.spec_hash)
+        return replace(model, name=name, graph=graph, reports=(*model.reports, report))
 
     def _weights_path(self, scope: FileScope, argument: t.Argument) -> str:
         value = Elaborator(Diagnostics(), self.budget, self._resolve).constant(scope, argument.value)
@@ -376,6 +418,11 @@ class Program:
         return path
 
 
+def _names(scope: FileScope, *kinds: type[t.Declaration]) -> list[str]:
+    pending = {n: v for n, v in scope.names.items() if isinstance(v, Pending)}
+    return [name for name, value in pending.items() if isinstance(value.declaration, kinds)]
+
+
 def _stop(code: str, message: str, span: Span, *, notes: tuple[str, ...] = (), fix: str | None = None) -> NoReturn:
     raise NetcError([Diagnostic(code, message, (Label(span),), notes, fix)])
 
@@ -406,6 +453,9 @@ def _in_package(text: str, span: Span) -> Path:
     raise Fault(Diagnostic("file-not-found", missing, (Label(span),), fix=fix))
 
 
+_BRACES = str.maketrans("{}", "()")
+"""On the command line options stand in braces, which shells leave alone."""
+
 _Transform = Callable[[Program, FileScope, Model, tuple[t.Argument, ...], Span, str], Model]
 
 _TRANSFORMS: dict[str, _Transform] = {"load": Program._load}  # pyright: ignore[reportPrivateUsage]
@@ -422,185 +472,10 @@ def read(path: str | Path, *, budget: Budget | None = None, root: Path | None = 
     Raises:
         NetcError: with all problems of the first phase that has any.
     """
-    path = Path(path)
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise NetcError([Diagnostic("file-not-found", f"{path} cannot be read: {reason}")]) from None
-    return read_source(Source(str(path), text, path.resolve()), budget=budget, root=root)
+    return read_source(read_file(Path(path)), budget=budget, root=root)
 
 
 def read_source(source: Source, *, budget: Budget | None = None, root: Path | None = None) -> Program:
     """`read` for a text that is at hand."""
-    base = root or (source.path.parent if source.path else Path.cwd())
-    reader = _Reader(base.resolve())
-    scope = reader.file(source)
-    reader.diagnostics.stop_on_errors()
-    for one in reader.files.values():
-        check_names(one, reader.diagnostics)
-    if not reader.files:
-        check_names(scope, reader.diagnostics)
-    reader.diagnostics.stop_on_errors()
-    return Program(scope, reader.diagnostics, budget or Budget(), reader.root, reader.files)
-
-
-_IMPORTS = 100
-"""So many files may import each other in a chain."""
-
-
-class _Reader:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.diagnostics = Diagnostics()
-        self.files: dict[Path, FileScope] = {}
-        self._open: list[Path] = []
-
-    def file(self, source: Source) -> FileScope:
-        scope = FileScope(source, parse(source))
-        if source.path is not None:
-            self.files[source.path] = scope
-            self._open.append(source.path)
-        for declaration in scope.tree.declarations:
-            self._declare(scope, declaration)
-        if source.path is not None:
-            self._open.pop()
-        return scope
-
-    def _declare(self, scope: FileScope, d: t.Declaration) -> None:
-        if isinstance(d, t.Import):
-            self._import(scope, d)
-        elif isinstance(d, t.Module):
-            self._name(scope, d.name, ModuleValue(d, scope))
-        elif isinstance(d, t.Func):
-            self._name(scope, d.name, FunctionValue(d, scope))
-        elif isinstance(d, t.Extern):
-            self._name(scope, d.name, ExternValue(d, scope))
-        elif isinstance(d, (t.Model, t.TopLet, t.GraphText)):
-            self._name(scope, d.name, _Pending(d, scope))
-        elif isinstance(d, t.Rename):
-            try:
-                self._name(scope, d.name, _rename_map(d))
-            except NetcError as error:
-                self.diagnostics.extend(error.diagnostics)
-
-    def _name(self, scope: FileScope, name: t.Identifier, value: Any) -> None:
-        if name.text in scope.names:
-            self.diagnostics.add(
-                Diagnostic(
-                    "duplicate-name",
-                    f"{name.text} is declared twice",
-                    (Label(name.span), Label(scope.declared[name.text], "first declared here")),
-                    fix="give one of them another name",
-                )
-            )
-            return
-        scope.names[name.text] = value
-        scope.declared[name.text] = name.span
-
-    def _import(self, scope: FileScope, d: t.Import) -> None:
-        there = self._imported(scope, d)
-        for theirs, ours in d.names:
-            if there is None:
-                self._name(scope, ours, None)
-                continue
-            if theirs.text not in there.names:
-                close = nearest(theirs.text, there.names)
-                self.diagnostics.add(
-                    Diagnostic(
-                        "unknown-import",
-                        f"{d.path.raw} does not declare {theirs.text}",
-                        (Label(theirs.span),),
-                        fix=close,
-                    )
-                )
-            else:
-                self._name(scope, ours, there.names[theirs.text])
-
-    def _imported(self, scope: FileScope, d: t.Import) -> FileScope | None:
-        base = scope.source.path.parent if scope.source.path else self.root
-        path = (base / d.path.raw).resolve()
-        problem: Diagnostic | None = None
-        if not path.is_relative_to(self.root):
-            problem = Diagnostic(
-                "outside-folder",
-                f"{d.path.raw} lies outside the folder of this spec",
-                (Label(d.path.span),),
-                (f"the folder is {self.root}",),
-                "allow its folder: --allow FOLDER",
-            )
-        elif path in self._open:
-            chain = " → ".join(p.name for p in [*self._open[self._open.index(path) :], path])
-            problem = Diagnostic(
-                "import-cycle",
-                f"the imports run in a circle: {chain}",
-                (Label(d.path.span),),
-                fix="move what both files need into a third one",
-            )
-        elif path in self.files:
-            return self.files[path]
-        elif len(self._open) >= _IMPORTS:
-            message = f"imports within imports: the limit is {_IMPORTS}"
-            problem = Diagnostic("budget", message, (Label(d.path.span),), fix="import the files from fewer levels")
-        elif not path.is_file():
-            close = nearest(path.name, [p.name for p in path.parent.glob("*.net")]) if path.parent.is_dir() else None
-            problem = Diagnostic("file-not-found", f"there is no file {d.path.raw}", (Label(d.path.span),), fix=close)
-        if problem is not None:
-            self.diagnostics.add(problem)
-            return None
-        try:
-            return self.file(Source(str(Path(scope.source.name).parent / d.path.raw), path.read_text("utf-8"), path))
-        except UnicodeDecodeError:
-            self.diagnostics.add(Diagnostic("file-not-found", f"{d.path.raw} is not UTF-8 text", (Label(d.path.span),)))
-        except NetcError as error:
-            self.diagnostics.extend(error.diagnostics)
-        return None
-
-
-_STEPS: dict[str, Callable[[tuple[int, ...]], Permute | Reshape]] = {"permute": Permute, "reshape": Reshape}
-
-
-def _rename_map(d: t.Rename) -> RenameMap:
-    rules: list[Rule] = []
-    drops: list[Drop] = []
-    for rule in d.rules:
-        if isinstance(rule, t.RenameDrop):
-            drops.append(Drop(rule.pattern.raw, rule.span))
-            continue
-        steps = tuple(_step(s) for s in rule.steps)
-        source, target = _part(rule.source), _part(rule.target)
-        rules.append(Rule(rule.source.pattern.raw, rule.target.pattern.raw, source, steps, target, rule.span))
-    return RenameMap(d.name.text, tuple(rules), tuple(drops))
-
-
-def _part(place: t.RenamePlace) -> Part | None:
-    if place.part is None:
-        return None
-    index, count = place.part
-    if not isinstance(count, int):
-        _stop("rename", f"the number of parts is a number, not {count}", place.span, fix=f"[{index} of 3]")
-    return Part(index, count)
-
-
-def _step(call: t.Call) -> Permute | Reshape:
-    name = cast(t.Name, call.function).text
-    items = call.arguments[0].value if len(call.arguments) == 1 else None
-    if name not in _STEPS:
-        _stop(
-            "rename",
-            f"a rename cannot {name}",
-            call.span,
-            notes=(f"steps: {', '.join(_STEPS)}",),
-            fix=nearest(name, _STEPS),
-        )
-    if not isinstance(items, t.ListOf) or not all(isinstance(_signed(i), int) for i in items.items):
-        _stop("rename", f"{name} takes one list of integers", call.span, fix=f"{name}([1, 0])")
-    return _STEPS[name](tuple(cast(int, _signed(i)) for i in items.items))
-
-
-def _signed(e: t.Expr) -> int | float | None:
-    if isinstance(e, t.Number):
-        return e.value
-    if isinstance(e, t.Unary) and e.op == "-" and isinstance(e.operand, t.Number):
-        return -e.operand.value
-    return None
+    files = read_imports(source, root)
+    return Program(files.scope, files.diagnostics, budget or Budget(), files.root, files.by_path)

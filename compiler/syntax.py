@@ -82,6 +82,18 @@ def parse(source: Source) -> t.File:
         raise NetcError(_all_problems(source, error)) from None
 
 
+def parse_expression(source: Source) -> t.Expr:
+    """The tree of a text that is one expression.
+
+    Raises:
+        NetcError: where it is none.
+    """
+    try:
+        return cast(t.Expr, _build(source, "expr", source.text, 0))
+    except UnexpectedInput as error:
+        raise NetcError([_problem(source, error, 0, len(source.text), "expression")]) from None
+
+
 def _build(source: Source, start: str, text: str, base: int) -> t.Tree:
     problems: list[Diagnostic] = []
     with _uncollected():
@@ -103,7 +115,9 @@ def _uncollected() -> Generator[None, None, None]:
             gc.enable()
 
 
-_HEAD = re.compile(r"^(?:import|module|model|let|func|extern|rename|rewrite|pipeline|target|expect|graph)\b(?=[ \t]*[\w\"])", re.M)
+_HEAD = re.compile(
+    r"^(?:import|module|model|let|func|extern|rename|rewrite|pipeline|target|expect|graph)\b(?=[ \t]*[\w\"])", re.M
+)
 _MOST = 20
 """So many problems are reported at once."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -17,6 +17,12 @@ EXACT = Contract()
 
 Gives = frozenset[str] | Callable[[Mapping[str, Any], Graph | None], frozenset[str]]
 """Facts, or a function of a pass's options and of the graph it returned (None before it runs)."""
+
+
+class NoOptions(BaseModel):
+    """The options of a pass that has none."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Pass:
     contract: Contract = EXACT
     needs: frozenset[str] = frozenset()
     gives: Gives = frozenset()
-    options: type[BaseModel] = field(default=BaseModel)
+    options: type[BaseModel] = NoOptions
     doc: str = ""
 
     def facts(self, options: Mapping[str, Any], after: Graph | None = None) -> frozenset[str]:

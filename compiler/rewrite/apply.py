@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ..diagnostic import Diagnostic, Label, NetcError
-from ..graph import Edit, Graph, GraphError, Node, ParameterRef, Ref, Value
+from ..graph import Edit, Graph, GraphError, Node, Ref, Value
 from ..operators.operator import ShapeError
 from ..source import Span
 from ..value import describe
@@ -159,14 +159,15 @@ def _results(evaluator: RuleEvaluator, match: Match, graph: Graph) -> dict[str, 
             values[id(expression)] = evaluator.value(expression)
         value = values[id(expression)]
         if index is not None:
-            if not isinstance(value, (tuple, list)) or index >= len(cast("Sequence[Any]", value)):
+            several = cast("Sequence[Any]", value) if isinstance(value, (tuple, list)) else ()
+            if index >= len(several):
                 raise _mistake(rule, f"{name} is replaced by output {index} of {describe(value)}", expression.span)
-            value = value[index]
-        ref = results[name] = evaluator.ref(value, expression.span)
-        old, new = graph.type(match.values[name]), value.type
-        if old != new:
-            raise _mistake(rule, f"{name} is {old}, but what replaces it is {new}", expression.span)
-        assert isinstance(ref, (Value, ParameterRef))
+            value = several[index]
+        tensor = evaluator.tensor(value, expression.span)
+        old = graph.type(match.values[name])
+        if old != tensor.type:
+            raise _mistake(rule, f"{name} is {old}, but what replaces it is {tensor.type}", expression.span)
+        results[name] = tensor.ref
     return results
 
 

@@ -90,7 +90,7 @@ class RuleEvaluator(Elaborator):
     ) -> None:
         super().__init__(Diagnostics(), Budget(), rule.resolve)
         self._edit = cast(Edit, _Still(facts.graph)) if edit is None else edit
-        self._facts = facts
+        self._known_facts = facts
         self._values = values
         self._origin = origin
         self.made: list[str] = []
@@ -126,10 +126,14 @@ class RuleEvaluator(Elaborator):
         message = f"a condition is true or false, not {describe(value)}"
         raise NetcError([Diagnostic("condition", message, (Label(condition.span),))])
 
-    def ref(self, value: Any, span: Span) -> Ref:
-        """The value of the graph that a replacement is."""
+    def tensor(self, value: Any, span: Span) -> Tensor:
+        """The tensor that a replacement is.
+
+        Raises:
+            NetcError: where it is none.
+        """
         if isinstance(value, Tensor):
-            return value.ref
+            return value
         message = f"a value is replaced by a tensor, not by {describe(value)}"
         raise NetcError([Diagnostic("rewrite", message, (Label(span),))])
 
@@ -160,9 +164,9 @@ class RuleEvaluator(Elaborator):
         self, frame: Frame, op: Operator, inputs: Sequence[Tensor | None], span: Span, name: str, *, fixed: bool = False
     ) -> Any:
         result = super()._node(frame, op, inputs, span, name, fixed=fixed)
-        first: Tensor = result[0] if isinstance(result, tuple) else result
+        first = cast("tuple[Tensor, ...]", result)[0] if isinstance(result, tuple) else cast(Tensor, result)
         self.made.append(cast(Value, first.ref).node)
-        return result
+        return cast(Any, result)
 
     def _origins(self, span: Span) -> tuple[Span, ...]:
         return self._origin or (span,)
@@ -203,8 +207,8 @@ class RuleEvaluator(Elaborator):
         if not isinstance(value, (Value, ParameterRef)):
             self._fail("rewrite", f"{name.text} is {describe(value)}, not a matched value", name.span)
         if question == "constant":
-            return self._facts.constant(value)
-        return "parameter" if isinstance(value, ParameterRef) else self._facts.graph.nodes[value.node].op.name
+            return self._known_facts.constant(value)
+        return "parameter" if isinstance(value, ParameterRef) else self._known_facts.graph.nodes[value.node].op.name
 
     def _invoke(
         self,

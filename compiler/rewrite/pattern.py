@@ -177,7 +177,7 @@ def operators(pattern: Pattern) -> frozenset[str]:
     if isinstance(pattern, Repeat):
         return operators(pattern.stage)
     if isinstance(pattern, Either):
-        return frozenset().union(*map(operators, pattern.choices))
+        return frozenset(name for choice in pattern.choices for name in operators(choice))
     return frozenset()
 
 
