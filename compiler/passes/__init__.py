@@ -5,5 +5,6 @@ from . import eliminate_common as eliminate_common
 from . import eliminate_dead as eliminate_dead
 from . import expand as expand
 from . import fold_constants as fold_constants
+from . import merge_siblings as merge_siblings
 from . import strip_phase as strip_phase
 from . import widen as widen

@@ -20,7 +20,7 @@ SMALL = 2**16
 
 
 @graph_pass(needs=frozenset({"inference"}))
-def fold_constants(graph: Graph, seed: int = 0, growth: float = 0.02) -> Graph:
+def fold_constants(graph: Graph, seed: int = 0, growth: float = 0.1) -> Graph:
     """The graph of inference where whatever depends on parameters and constants alone is one parameter.
 
     Its numbers are computed when they are first asked for, by PyTorch, in the dtypes of the graph; parameters without
