@@ -17,7 +17,7 @@ from .budget import Budget
 from .diagnostic import Diagnostic, Diagnostics, Label, NetcError, nearest, too_deep
 from .elaboration.elaborate import Elaborator, Fault
 from .importer import Pending, read_file, read_imports
-from .library import library, rule_pass
+from .library import LEVELS, library, rule_pass, rule_sets
 from .model import Model
 from .names import least_instances
 from .passes.register import Pass
@@ -302,18 +302,44 @@ class Program:
 
     # ------------------------------------------------------------------------------------------------ passes
 
-    @property
-    def rules(self) -> dict[str, Rule]:
-        """The rewrite rules this file declares or imports, checked.
+    def rule(self, name: str) -> Rule:
+        """A rewrite rule that this file declares or imports, or one of the compiler's.
 
         Raises:
-            NetcError: with what is wrong with the first that is wrong.
+            NetcError: where there is none, and with what is wrong with it.
         """
-        return {name: self._declared(self.scope, name) for name in _names(self.scope, t.Rewrite)}
+        if name in _names(self.scope, t.Rewrite):
+            return self._declared(self.scope, name)
+        known = {rule.name: rule for rules in rule_sets().values() for rule in rules}
+        if name in known:
+            return known[name]
+        close = nearest(name, [*_names(self.scope, t.Rewrite), *known])
+        raise NetcError([Diagnostic("unknown-rule", f"there is no rule {name}", fix=close)])
+
+    def declared_passes(self) -> list[str]:
+        """The rules and pipelines that this file declares or imports."""
+        return _names(self.scope, t.Rewrite, t.Pipeline)
 
     def passes(self) -> list[str]:
         """The names of everything that can stand in a pipeline of this file."""
-        return [*_names(self.scope, t.Rewrite, t.Pipeline), *library()]
+        return [*self.declared_passes(), *library()]
+
+    def find_pass(self, name: str) -> Pass:
+        """One pass by name, a rule of this file among them.
+
+        Raises:
+            NetcError: where there is none, and with what is wrong with it.
+        """
+        if name in _names(self.scope, t.Rewrite):
+            return rule_pass(name, [self.rule(name)])
+        if name in library():
+            return library()[name]
+        raise NetcError([Diagnostic("unknown-pass", f"there is no pass {name}", fix=nearest(name, self.passes()))])
+
+    def level(self, level: int | None, seed: int = 0) -> tuple[Step, ...]:
+        """The steps of `-O0` … `-O3`; none without a level. `seed` is for the passes that draw numbers."""
+        found = [library()[name] for name in LEVELS[level]] if level is not None else []
+        return tuple(Step(p, {"seed": seed} if seed and "seed" in p.options.model_fields else {}) for p in found)
 
     def steps(self, text: str) -> tuple[Step, ...]:
         """The steps of a pipeline on the command line: `fold_batch_norm,eliminate_dead{parameters = false}`.

@@ -9,10 +9,7 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -20,21 +17,27 @@ import typer
 
 from . import __version__
 from .backends.training.options import TrainingOptions, parse_options
-from .compiler.budget import Budget
-from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest, render
+from .command import (
+    AllowOption,
+    BindOption,
+    BudgetOption,
+    Format,
+    FormatOption,
+    ModelArgument,
+    SeedOption,
+    bindings,
+    chosen,
+    opened,
+    reporting,
+    show,
+    usage,
+)
+from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest
+from .inspection import app as inspection
 
 if TYPE_CHECKING:
     from .compiler.cost import Report
-    from .compiler.model import Model
-    from .compiler.program import Program
     from .compiler.weights import LoadReport
-
-
-class Format(StrEnum):
-    """How messages and tables are printed."""
-
-    text = "text"
-    json = "json"
 
 
 app = typer.Typer(
@@ -43,77 +46,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 all is well; 1 the input is wrong; 2 the command line is wrong; 3 netc itself failed.",
 )  # fmt: skip
 
-ModelArgument = Annotated[str, typer.Argument(metavar="FILE[:MODEL]", help="A .net file and one of its models.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="text for people, json for programs")]
-BindOption = Annotated[list[str], typer.Option("--bind", metavar="N=1", help="Give a symbolic dimension a number.")]
-BudgetOption = Annotated[
-    list[str], typer.Option("--budget", metavar="nodes=…", help="Raise a limit of the elaborator.")
-]
-AllowOption = Annotated[Path | None, typer.Option("--allow", help="A folder that imports and weights may lie in.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the parameters that no weights are loaded into.")]
-
-
-@contextmanager
-def reporting(form: Format) -> Generator[None]:
-    """Print diagnostics in the chosen form and leave with exit code 1, or 2 where the command line was wrong."""
-    try:
-        yield
-    except NetcError as error:
-        show(error.diagnostics, form)
-        raise typer.Exit(2 if all(d.code == "usage" for d in error.diagnostics) else 1) from None
-
-
-def show(diagnostics: Sequence[Diagnostic], form: Format) -> None:
-    """Messages: as text on standard error, as JSON on standard output."""
-    if form == Format.json:
-        print(json.dumps({"diagnostics": [d.data() for d in diagnostics]}, indent=2))
-        return
-    for diagnostic in diagnostics:
-        print(render(diagnostic, colour=sys.stderr.isatty()), end="\n\n", file=sys.stderr)
-
-
-def usage(message: str) -> NetcError:
-    """A wrong option value, said like every other problem."""
-    return NetcError([Diagnostic("usage", message)])
-
-
-def limits(options: Sequence[str]) -> Budget:
-    """`nodes=2000000` → a budget."""
-    known = [f.name for f in fields(Budget)]
-    chosen: dict[str, int] = {}
-    for option in options:
-        name, _, value = option.partition("=")
-        if name not in known or not value.isdigit():
-            raise usage(f"--budget takes NAME=NUMBER with a name of {', '.join(known)}, not {option}")
-        chosen[name] = int(value)
-    return replace(Budget(), **chosen)
-
-
-def bindings(options: Sequence[str]) -> dict[str, int]:
-    """`N=1` → {"N": 1}."""
-    result: dict[str, int] = {}
-    for option in options:
-        name, _, value = option.partition("=")
-        if not name.isidentifier() or not value.isdigit() or int(value) < 1:
-            raise usage(f"--bind takes SYMBOL=NUMBER with a number of at least 1, not {option}")
-        result[name] = int(value)
-    return result
-
-
-def opened(text: str, budget: Sequence[str] = (), allow: Path | None = None) -> tuple[Program, str | None]:
-    """`FILE[:MODEL]` → the program and the model's name."""
-    from .compiler.program import read
-
-    path, _, name = text.partition(":")
-    return read(path, budget=limits(budget), root=allow), name or None
-
-
-def chosen(text: str, budget: Sequence[str] = (), allow: Path | None = None) -> tuple[Program, Model]:
-    """`FILE[:MODEL]` → the program and the model, with warnings printed."""
-    program, name = opened(text, budget, allow)
-    model = program.model(name)
-    show([d for d in program.diagnostics if d.severity == "warning"], Format.text)
-    return program, model
+app.add_typer(inspection)
 
 
 def version(wanted: bool) -> None:
@@ -213,25 +146,6 @@ def _text(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise NetcError([Diagnostic("file-not-found", f"{path} cannot be read: {error}")]) from None
-
-
-@app.command("show")
-def show_graph(
-    model: ModelArgument,
-    phase: Annotated[str, typer.Option(help="both, train or infer")] = "both",
-    budget: BudgetOption = [],  # noqa: B006
-    allow: AllowOption = None,
-) -> None:
-    """Print a model's graph in normal form: one named node a line, with its type."""
-    from .compiler.passes.strip_phase import strip_phase
-    from .compiler.text import print_graph
-
-    with reporting(Format.text):
-        _, made = chosen(model, budget, allow)
-        if phase not in ("both", "train", "infer"):
-            raise usage(f"--phase is both, train or infer, not {phase}")
-        graph = made.graph if phase == "both" else strip_phase(made.graph, "train" if phase == "train" else "infer")
-        print(print_graph(graph))
 
 
 @app.command()

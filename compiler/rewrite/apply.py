@@ -132,7 +132,8 @@ def replace_match(edit: Edit, match: Match, matcher: Matcher) -> tuple[list[str]
         NetcError: where the replacement cannot be evaluated, or is not of the type of what it replaces.
     """
     graph, rule = matcher.graph, match.rule
-    origin = tuple(dict.fromkeys(s for path in match.nodes for s in graph.nodes[path].origin))
+    spans = dict.fromkeys(s for path in match.nodes for s in graph.nodes[path].origin)
+    origin = tuple(sorted(spans, key=lambda s: (s.source.name, s.start)))
     anchor = graph.nodes[match.roots[0]]
     edit.acting(rule.name, anchor.path)
     evaluator = RuleEvaluator(rule, match.values, matcher, edit=edit, anchor=anchor, origin=origin)

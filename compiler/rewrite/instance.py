@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, fields
 from random import Random
 from typing import Any, cast
 
-from pydantic import ValidationError
-
 from .. import tree as t
 from ..diagnostic import NetcError
 from ..graph import Edit, Graph, Input, Node, Parameter, ParameterRef, Phase, Ref, Value
@@ -281,13 +279,12 @@ class _Growing:
             if refs[i] is _UNKNOWN:
                 index = min(i, len(cls.operands) - 1)
                 refs[i] = self._made(operand, part, types[i], (*above, cls.name), (cls.name, index), many)
-        refs = [None if r is None else r for r in refs]
         self._gather(pattern, cls, refs)
         node = self._add(path or pattern.label or cls.name, op, refs)
         self._capture(pattern, node)
-        value = Value(node.path, pattern.output)
         if pattern.output >= len(node.types):
             raise Unfit(f"{cls.name} has no output {pattern.output}")
+        value = Value(node.path, pattern.output)
         if pattern.label:
             self._values[pattern.label] = value
         return value
@@ -369,10 +366,10 @@ class _Growing:
     def _variable(self, name: str, operand: str, kind: TensorType, place: tuple[str, int]) -> Ref:
         random = self._random
         same = [r for r in self._values.values() if isinstance(r, Value | ParameterRef) and self._edit.type(r) == kind]
-        if same and random.random() < 0.08:
+        positive = place in _POSITIVE and random.random() < 0.8
+        if same and not positive and random.random() < 0.08:
             return random.choice(same)
         path = self._edit.fresh(name.replace("#", "_"))
-        positive = place in _POSITIVE and random.random() < 0.8
         weight = operand in _WEIGHTS and place[0] in _WEIGHED
         chance = 0.95 if name in self._asked.constant else 0.75 if weight else 0.1
         concrete = not any(isinstance(d, Expression) for d in kind.shape)
@@ -395,7 +392,7 @@ class _Growing:
             if wanted.name is None:
                 values = {k: Absent(None) if v is None else v for k, v in self._values.items() if "#" not in k}
                 try:
-                    found[name] = RuleEvaluator(self._rule, values, Matcher(self._edit_graph())).value(wanted.value)
+                    found[name] = RuleEvaluator(self._rule, values, Matcher(self._edit.done())).value(wanted.value)
                 except NetcError:
                     continue  # it depends on what is matched further out: the matcher decides
             elif wanted.name in self._values:
@@ -405,9 +402,6 @@ class _Growing:
                 if proposed and self._random.random() < 0.6:
                     found[name] = self._random.choice(proposed)
         return found
-
-    def _edit_graph(self) -> Graph:
-        return cast(Graph, self._edit)  # types of values are all that attributes can ask about
 
     def _capture(self, pattern: Apply, node: Node) -> None:
         values = node.op.attributes()
@@ -443,6 +437,3 @@ def _initialiser(dtype: DType, positive: bool) -> Initialiser:
     if not dtype.is_float:
         return Initialiser("constant", (2.0,)) if dtype is not DType.BOOL else Initialiser("ones")
     return Initialiser("uniform", (0.25, 2.0)) if positive else Initialiser("normal", (0.0, 1.0))
-
-
-__all__ = ["Found", "Instance", "ValidationError", "generate"]
