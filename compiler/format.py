@@ -63,7 +63,9 @@ _LEVEL = {
 # Before these a line may end outside of brackets, too; see _NEWLINE in the grammar.
 _CONTINUES = frozenset({"OR", "AND", "JOIN", "PLUS", "MINUS", "TIMES", "AT", "ELSE"})
 
-_TIGHT_RULES = frozenset({"attribute", "call", "index", "range", "slice", "rename_place"})
+_TIGHT_RULES = frozenset(
+    {"attribute", "call", "index", "range", "slice", "rename_place", "optional", "repeated", "rest"}
+)
 
 
 class _Formatter:

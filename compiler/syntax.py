@@ -244,8 +244,9 @@ def _advice(source: Source, span: Span) -> str | None:
     text = span.text
     number = source.position(span.start)[0]
     line = source.line(number)
-    if text in _HABITS:
-        return _HABITS[text]
+    before = source.text[: span.start].rstrip()
+    if text in _HABITS or before.endswith("?"):
+        return _HABITS.get(text) or _HABITS["?"]
     if text == ":" and re.match(r"\s*(for|if|else|\}\s*else|module)\b", line):
         return "blocks are written in braces: `{ … }`"
     if span.start and re.match(r"\w\w", source.text[span.start - 1 : span.start + 1]):
