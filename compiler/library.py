@@ -12,6 +12,7 @@ from . import tree as t
 from .contract import Contract
 from .importer import read_imports
 from .passes.register import PASSES, Pass
+from .pipeline import Step
 from .rewrite.apply import Rewriter
 from .rewrite.pattern import Rule
 from .rewrite.read import read_rule
@@ -33,6 +34,12 @@ LEVELS: dict[int, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """What `-O0` to `-O3` run, in order. Rule sets run until none of their rules applies."""
+
+
+def level_steps(level: int, seed: int = 0) -> tuple[Step, ...]:
+    """The steps of a level. `seed` is for the passes that draw numbers: the parameters without weights."""
+    found = [library()[name] for name in LEVELS[level]]
+    return tuple(Step(p, {"seed": seed} if seed and "seed" in p.options.model_fields else {}) for p in found)
 
 
 @cache

@@ -66,6 +66,13 @@ class Stage:
     def changed(self) -> bool:
         return self.before is not self.after
 
+    def data(self) -> dict[str, Any]:
+        """What a manifest keeps of a stage."""
+        found = self.measurement
+        measured = found and {"probes": found.probes, "absolute": found.absolute, "relative": found.relative}
+        nodes = [len(self.before.nodes), len(self.after.nodes)]
+        return {"pass": str(self.step), "contract": str(self.step.run.contract), "nodes": nodes, "measured": measured}
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:

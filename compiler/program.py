@@ -17,7 +17,7 @@ from .budget import Budget
 from .diagnostic import Diagnostic, Diagnostics, Label, NetcError, nearest, too_deep
 from .elaboration.elaborate import Elaborator, Fault
 from .importer import Pending, read_file, read_imports
-from .library import LEVELS, library, rule_pass, rule_sets
+from .library import library, rule_pass, rule_sets
 from .model import Model
 from .names import least_instances
 from .passes.register import Pass
@@ -335,11 +335,6 @@ class Program:
         if name in library():
             return library()[name]
         raise NetcError([Diagnostic("unknown-pass", f"there is no pass {name}", fix=nearest(name, self.passes()))])
-
-    def level(self, level: int | None, seed: int = 0) -> tuple[Step, ...]:
-        """The steps of `-O0` … `-O3`; none without a level. `seed` is for the passes that draw numbers."""
-        found = [library()[name] for name in LEVELS[level]] if level is not None else []
-        return tuple(Step(p, {"seed": seed} if seed and "seed" in p.options.model_fields else {}) for p in found)
 
     def steps(self, text: str) -> tuple[Step, ...]:
         """The steps of a pipeline on the command line: `fold_batch_norm,eliminate_dead{parameters = false}`.

@@ -21,7 +21,6 @@ from ...compiler.graph import Graph
 from ...compiler.passes.bind import bind as bind_symbols
 from ...compiler.passes.eliminate_dead import eliminate_dead
 from ...compiler.passes.expand import expand
-from ...compiler.passes.fold_batch_norm import fold_batch_norm
 from ...compiler.passes.strip_phase import strip_phase
 from ...compiler.target import Target
 from ...compiler.types import TensorType, symbols
@@ -66,10 +65,12 @@ def compile(
     reference: Reference | None = None,
     tolerance: float = TOLERANCE,
     spec_hash: str = "",
+    passes: Sequence[Mapping[str, Any]] = (),
 ) -> Artifact | None:
     """Compile a model for inference into an artifact folder, and open it; None where it does not run on this machine.
 
     Symbols stay symbolic, except those that `bind` gives numbers. Parameters without data are initialised from `seed`.
+    `passes` says in the manifest which passes the graph has gone through, and how well each kept its contract.
     With a `reference`, both are run on random inputs and the largest difference is written into the manifest. The same
     graph, target and seed give the same bytes.
 
@@ -89,6 +90,7 @@ def compile(
             "llvm": int(tvm.get_global_func("target.llvm_version_major")()),
             "model": graph.name,
             "spec": spec_hash,
+            "passes": list(passes),
             "target": target.data(),
             "processor": {
                 "triple": str(processor.target.attrs["mtriple"]),
@@ -124,7 +126,7 @@ def prepare(graph: Graph, bind: Mapping[str, int]) -> Graph:
     Raises:
         NetcError: where a bound symbol does not exist or fit, or an operator has no rule.
     """
-    graph = fold_batch_norm(strip_phase(bind_symbols(graph, bind), "infer"))
+    graph = strip_phase(bind_symbols(graph, bind), "infer")
     graph = eliminate_dead(expand(graph, rules.direct))
     rules.check(graph)
     return graph

@@ -10,6 +10,7 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -23,13 +24,17 @@ from .command import (
     BudgetOption,
     Format,
     FormatOption,
+    LevelOption,
     ModelArgument,
+    PassesOption,
     SeedOption,
+    VerifyOption,
     bindings,
     chosen,
     opened,
     reporting,
     show,
+    traced,
     usage,
 )
 from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest
@@ -252,12 +257,15 @@ def export(
     model: ModelArgument,
     to: Annotated[str, typer.Option(help="pytorch or onnx")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder (pytorch) or a file (onnx).")],
+    level: LevelOption = None,
+    passes: PassesOption = None,
     seed: SeedOption = 0,
     allow: AllowOption = None,
 ) -> None:
-    """Write a model as readable PyTorch source with safetensors, or as ONNX."""
+    """Write a model as readable PyTorch source with safetensors, or as ONNX; as it is, or optimised first."""
     with reporting(Format.text):
-        _, made = chosen(model, (), allow)
+        program, made = chosen(model, (), allow)
+        made = replace(made, graph=traced(program, made, level, passes, seed=seed).final)
         for path in made.export(output, to, seed):
             print(path)
 
@@ -270,6 +278,9 @@ def compile_model(
     bind: BindOption = [],  # noqa: B006
     seed: SeedOption = 0,
     compare: Annotated[bool, typer.Option("--check/--no-check", help="Measure the difference to PyTorch.")] = True,
+    level: Annotated[int, typer.Option("-O", min=0, max=3, help="Optimise so far, as `netc passes` lists.")] = 2,
+    passes: PassesOption = None,
+    verify: VerifyOption = False,
     allow: AllowOption = None,
 ) -> None:
     """Compile a model through TVM into a folder that runs without PyTorch and without the spec."""
@@ -282,8 +293,10 @@ def compile_model(
         described = program.target(target)
         tvm = backend("tvm")
         reference = backend("pytorch").Reference(bound(made.graph, sizes), seed) if compare else None
+        trace = traced(program, made, level, passes, seed=seed)
+        stages = traced(program, made, level, passes, verify, seed).stages if verify else trace.stages
         options = {"bind": sizes, "seed": seed, "reference": reference, "spec_hash": made.spec_hash}
-        artifact = tvm.compile(made.graph, described, output, **options)
+        artifact = tvm.compile(trace.final, described, output, passes=[s.data() for s in stages], **options)
         manifest = json.loads((output / "manifest.json").read_text())
         size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
         print(f"{made.name} for {described}: {len(manifest['kernels'])} kernels, {_sized(size)} in {output}")

@@ -18,7 +18,7 @@ from .compiler.diagnostic import Diagnostic, NetcError, render
 
 if TYPE_CHECKING:
     from .compiler.model import Model
-    from .compiler.pipeline import Trace
+    from .compiler.pipeline import Step, Trace
     from .compiler.program import Program
 
 
@@ -107,6 +107,14 @@ def chosen(text: str, budget: Sequence[str] = (), allow: Path | None = None) -> 
     return program, model
 
 
+def chosen_steps(program: Program, level: int | None, passes: str | None, seed: int = 0) -> list[Step]:
+    """The steps of `-O` and, after them, of `-p`."""
+    from .compiler.library import level_steps
+
+    first = level_steps(level, seed) if level is not None else ()
+    return [*first, *(program.steps(passes) if passes else ())]
+
+
 def traced(
     program: Program, model: Model, level: int | None, passes: str | None, verify: bool = False, seed: int = 0
 ) -> Trace:
@@ -119,7 +127,7 @@ def traced(
     from .compiler.pipeline import Failure, Trace, run
     from .compiler.reproduce import reproducer
 
-    steps = [*program.level(level, seed), *(program.steps(passes) if passes else ())]
+    steps = chosen_steps(program, level, passes, seed)
     start = model.graph
     check = None
     if verify:

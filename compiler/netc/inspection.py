@@ -22,6 +22,7 @@ from .command import (
     VerifyOption,
     bindings,
     chosen,
+    chosen_steps,
     reporting,
     traced,
     usage,
@@ -196,7 +197,7 @@ def bisect(
 
     with reporting(Format.text):
         program, made = chosen(model, (), allow)
-        steps = [*program.level(level, seed), *(program.steps(passes) if passes else ())]
+        steps = chosen_steps(program, level, passes, seed)
         if not steps:
             raise usage("there are no passes to search: give -O or -p")
         trace = run(probed(made.graph, seed), steps, facts=made.facts)
