@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from .align import Alignment, by_path
 from .graph import Graph, Node, Parameter, ParameterRef, Ref, Scope, Value
 from .text import literal
 
@@ -19,7 +19,10 @@ What = Literal["graph", "node", "parameter", "scope", "tap", "output"]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that differs: `aspect` of the node, parameter, … at `path`, as text in normal form before and after."""
+    """One thing that differs: `aspect` of the node, parameter, … at `path`, as text in normal form before and after.
+
+    `path` is that of the second graph, but for what was removed; `was` is the first graph's where it has another.
+    """
 
     kind: Kind
     what: What
@@ -27,6 +30,7 @@ class Difference:
     aspect: str = ""
     before: str = ""
     after: str = ""
+    was: str = ""
 
     def __str__(self) -> str:
         mark = {"node": "%", "parameter": "@"}.get(self.what, "")
@@ -34,17 +38,36 @@ class Difference:
             return f"{self.what} {mark}{self.path}: {self.aspect} {self.before} → {self.after}"
         return f"{self.what} {mark}{self.path} {self.kind}: {self.after or self.before}"
 
+    def data(self) -> dict[str, str]:
+        """The difference as JSON-ready values, without those that are empty."""
+        return {name: value for name in self.__slots__ if (value := getattr(self, name))}
 
-def differences(a: Graph, b: Graph) -> list[Difference]:
-    """What must change in `a` to make it `b`; empty exactly where the graphs are equal."""
+
+def differences(a: Graph, b: Graph, pairs: Alignment | None = None) -> list[Difference]:
+    """What must change in `a` to make it `b`, besides the names in `pairs`. Without `pairs`, nodes, parameters and
+    scopes are each other's where their paths are equal, and the list is empty exactly where the graphs are equal."""
+    scopes = {} if pairs is None else pairs.scopes
+    taken = set(scopes.values())
+    scopes = {path: path for path in a.scopes if path not in taken} | scopes
+    pairs = pairs or by_path(a, b)
     found: list[Difference] = []
     if a.name != b.name:
         found.append(Difference("changed", "graph", a.name, "name", a.name, b.name))
-    found += _compare("node", a.nodes, b.nodes, _node_aspects)
-    found += _compare("parameter", a.parameters, b.parameters, _parameter_aspects)
-    found += _compare("scope", a.scopes, b.scopes, _scope_aspects)
-    found += _compare("tap", a.taps, b.taps, _ref_aspects)
-    found += _compare("output", a.outputs, b.outputs, _ref_aspects)
+
+    def ref(old: Ref) -> Ref:
+        return pairs.ref(old) or old
+
+    def node(old: Node) -> Node:
+        return replace(old, inputs=tuple([None if i is None else ref(i) for i in old.inputs]))
+
+    def scope(old: Scope) -> Scope:
+        return replace(old, instance=scopes.get(old.instance, old.instance))
+
+    found += _compare("node", a.nodes, b.nodes, pairs.nodes, node, _node_aspects)
+    found += _compare("parameter", a.parameters, b.parameters, pairs.parameters, lambda p: p, _parameter_aspects)
+    found += _compare("scope", a.scopes, b.scopes, scopes, scope, _scope_aspects)
+    found += _compare("tap", a.taps, b.taps, dict(zip(a.taps, a.taps, strict=True)), ref, _ref_aspects)
+    found += _compare("output", a.outputs, b.outputs, dict(zip(a.outputs, a.outputs, strict=True)), ref, _ref_aspects)
     return found
 
 
@@ -53,19 +76,29 @@ T = TypeVar("T")
 
 
 def _compare(
-    what: What, a: Mapping[str, T], b: Mapping[str, T], aspects: Callable[[T], Aspects]
+    what: What,
+    a: Mapping[str, T],
+    b: Mapping[str, T],
+    names: Mapping[str, str],
+    moved: Callable[[T], T],
+    aspects: Callable[[T], Aspects],
 ) -> Iterator[Difference]:
+    kept: set[str] = set()
     for path, one in a.items():
-        if path not in b:
+        there = names.get(path)
+        if there is None or there not in b:
             yield Difference("removed", what, path, before=_whole(aspects(one)))
-        elif one != b[path]:
-            before, after = aspects(one), aspects(b[path])
+            continue
+        kept.add(there)
+        one = moved(one)
+        if one != b[there]:
+            before, after = aspects(one), aspects(b[there])
             for aspect in [*before, *(k for k in after if k not in before)]:
                 if before.get(aspect) != after.get(aspect):
                     was, now = before.get(aspect, "nothing"), after.get(aspect, "nothing")
-                    yield Difference("changed", what, path, aspect, was, now)
+                    yield Difference("changed", what, there, aspect, was, now, path if path != there else "")
     for path, other in b.items():
-        if path not in a:
+        if path not in kept:
             yield Difference("added", what, path, after=_whole(aspects(other)))
 
 
@@ -75,12 +108,17 @@ def _whole(aspects: Aspects) -> str:
 
 
 def _node_aspects(node: Node) -> Aspects:
-    names = [o.name for o in node.op.operands]
-    inputs = zip_longest(names, node.inputs, fillvalue=None)
-    operands = {(name or f"{names[-1]}[{i - len(names) + 1}]"): str(ref) for i, (name, ref) in enumerate(inputs) if ref}
+    operands = {name: str(ref) for name, ref in zip(operand_names(node), node.inputs, strict=True) if ref}
     attributes = {name: _text(value) for name, value in node.op.attributes().items()}
     types = ", ".join(map(str, node.types))
     return {"operator": node.op.name, **operands, **attributes, "result": types, "phase": node.phase}
+
+
+def operand_names(node: Node) -> list[str]:
+    """The names of a node's inputs, those of a variadic operand numbered from its second: `tensors`, `tensors[1]`, …"""
+    names = [o.name for o in node.op.operands]
+    more = range(1, len(node.inputs) - len(names) + 1)
+    return [*names, *(f"{names[-1]}[{i}]" for i in more)][: len(node.inputs)]
 
 
 def _text(value: Any) -> str:
