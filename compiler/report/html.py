@@ -1,0 +1,55 @@
+"""The page of a trace: data, style and scripts in one HTML text that asks no network for anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from ..pipeline import Trace
+from .collect import collect
+
+_SCRIPTS = ("model.js", "layout.js", "page.js")
+
+
+def page(trace: Trace, bind: Mapping[str, int] | None = None, phase: Literal["train", "infer"] = "infer") -> str:
+    """One self-contained HTML page: the graph of every stage, what each pass changed, costs and source lines.
+
+    Costs need numbers for symbolic dimensions: `bind` gives them, others are assumed as `collect` says. The page's
+    policy lets no script run but its own and forbids every connection.
+
+    Raises:
+        NetcError: where `bind` names no symbol of the model (`bind`).
+    """
+    style = _text("page.css")
+    script = "(() => {\n" + "\n".join(map(_text, _SCRIPTS)) + "})();\n"
+    parts = {
+        "title": html.escape(trace.start.name),
+        "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
+        "style": style,
+        "script": script,
+        "data": _embedded(collect(trace, bind, phase)),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _text("page.html"))
+
+
+def _embedded(data: object) -> str:
+    """JSON in which no character could end the element that holds it."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@cache
+def _text(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")

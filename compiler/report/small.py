@@ -1,0 +1,72 @@
+"""A model in a notebook: totals and the tree of its modules with what they cost, in HTML without scripts."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+
+from ..cost import Row, cost
+from ..graph import Graph
+from ..types import Dim
+from .collect import assumed
+
+_ROWS = 400
+"""More rows than this are cut off: a notebook keeps its output in its file."""
+_STYLE = (
+    ".netc{font:13px/1.5 system-ui,sans-serif;max-width:60em}.netc table{border-collapse:collapse}"
+    ".netc details{margin-left:1.2em}.netc .leaf{margin-left:2.2em}.netc summary{cursor:pointer}"
+    ".netc small{opacity:.65}.netc b{font-weight:600}.netc .n{float:right;font-variant-numeric:tabular-nums}"
+    ".netc code{font-size:12px;background:none}"
+)
+
+
+def small(graph: Graph) -> str:
+    """An HTML fragment for `_repr_html_`: a summary, and the modules as a tree that opens. Sizes are at the numbers
+    that `collect` assumes for free symbols; text from the graph is escaped."""
+    bind = assumed(graph)
+    report = cost(graph, bind)
+    at = f" at {', '.join(f'{name} = {number}' for name, number in bind.items())}" if bind else ""
+    total = report.total
+    head = (
+        f"<b>{html.escape(graph.name)}</b> <small>{len(graph.nodes):,} nodes · {_brief(total.parameters)} parameters · "
+        f"{_brief(total.macs)} MACs · peak {_brief(total.peak)}B{html.escape(at)}</small>"
+    )
+    interface = "".join(f"<div class=leaf><code>{html.escape(line)}</code></div>" for line in _interface(graph))
+    return f'<div class="netc"><style>{_STYLE}</style>{head}{interface}{"".join(_tree(report.rows[1:]))}</div>'
+
+
+def _interface(graph: Graph) -> Iterator[str]:
+    for node in graph.inputs.values():
+        yield f"{node.path}: {node.types[0]}"
+    for name, ref in graph.outputs.items():
+        yield f"→ {name}: {graph.type(ref)}"
+
+
+def _tree(rows: Sequence[Row]) -> Iterator[str]:
+    """The rows, each inside the element of the row above its path. They come in that order."""
+    open_ = 0
+    for row, after in zip(rows[:_ROWS], (*rows[1:], None), strict=False):
+        yield "</details>" * (open_ - row.depth + 1)
+        open_ = min(open_, row.depth - 1)
+        name = html.escape(row.path.rpartition(".")[2])
+        numbers = ", ".join(f"{_brief(n)} {unit}" for n, unit in ((row.macs, "MACs"), (row.parameters, "param")) if n)
+        line = f"<b>{name}</b> <small>{html.escape(row.kind)}</small><span class=n>{numbers}</span>"
+        if after is not None and after.depth > row.depth:
+            yield f"<details><summary>{line}</summary>"
+            open_ += 1
+        else:
+            yield f"<div class=leaf>{line}</div>"
+    yield "</details>" * open_
+    if len(rows) > _ROWS:
+        yield f"<div class=leaf><small>and {len(rows) - _ROWS:,} rows more</small></div>"
+
+
+def _brief(number: Dim) -> str:
+    """`4490566656` → `4.49G`."""
+    assert isinstance(number, int)
+    value = float(number)
+    for unit in ("", "k", "M", "G"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g}T"
