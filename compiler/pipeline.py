@@ -193,7 +193,9 @@ Find = Callable[[str], "Pass | tuple[Step, ...] | None"]
 """What a name stands for among passes: one pass, a pipeline of several, or nothing."""
 
 
-def read_steps(e: t.Expr, find: Find, names: Iterable[str], constant: Callable[[t.Expr], Any]) -> tuple[Step, ...]:
+def read_steps(
+    e: t.Expr, find: Find, names: Callable[[], list[str]], constant: Callable[[t.Expr], Any]
+) -> tuple[Step, ...]:
     """The steps of `strip_phase(keep = "infer") |> fold |> eliminate_dead`.
 
     Raises:
@@ -209,9 +211,10 @@ def read_steps(e: t.Expr, find: Find, names: Iterable[str], constant: Callable[[
     found = find(function.text) if isinstance(function, t.Name) else None
     if found is None:
         text = function.span.text
-        notes = (f"passes: {', '.join(sorted(names))}",)
+        known = names()
+        notes = (f"passes: {', '.join(sorted(known))}",)
         diagnostic = Diagnostic("unknown-pass", f"there is no pass {text}", (Label(function.span),), notes)
-        raise NetcError([replace(diagnostic, fix=nearest(text, list(names)))])
+        raise NetcError([replace(diagnostic, fix=nearest(text, known))])
     if isinstance(found, tuple):
         if arguments:
             message = f"{function.span.text} is a pipeline, which takes no options"

@@ -20,7 +20,7 @@ from .importer import Pending, read_file, read_imports
 from .library import library, rule_pass, rule_sets
 from .model import Model
 from .names import least_instances
-from .passes.register import Pass
+from .passes.register import PASSES, Pass
 from .pipeline import Step, read_steps, run
 from .rename import RenameMap
 from .rewrite.pattern import Rule
@@ -353,9 +353,12 @@ class Program:
             if isinstance(value, Pending) and isinstance(value.declaration, (t.Rewrite, t.Pipeline)):
                 found = self._declared(scope, name)
                 return rule_pass(name, [found]) if isinstance(found, Rule) else found
-            return library().get(name)
+            return PASSES.get(name) or library().get(name)
 
-        return read_steps(expression, find, [*_names(scope, t.Rewrite, t.Pipeline), *library()], self._constant)
+        def names() -> list[str]:
+            return [*_names(scope, t.Rewrite, t.Pipeline), *library()]
+
+        return read_steps(expression, find, names, self._constant)
 
     def _declared(self, scope: FileScope, name: str) -> Any:
         """A rule or pipeline of a file; what is wrong with it is raised, not noted."""

@@ -51,13 +51,15 @@ BUILDS_ON = {
     "contract": "",
     "passes": "axes cost contract backend weights",
     "elaboration": "syntax names budget target",
-    "contract": "",
     "importer": "syntax names rename",
-    "rewrite": "elaboration contract text",
+    "rewrite": "elaboration contract text backend",
     "pipeline": "passes text contract",
     "library": "importer pipeline rewrite",
+    "explain": "library",
+    "bisect": "pipeline",
+    "reproduce": "pipeline rewrite",
     "backend": "diagnostic",
-    "model": "backend cost text weights target pipeline report",
+    "model": "backend cost text weights target library",
     "program": "elaboration model",
     "expectation": "program",
     "reference": "operators",
@@ -66,7 +68,7 @@ BUILDS_ON = {
     "grammar": "",
     "specs": "",
     "backends": "passes diagnostic weights target",
-    "netc": "pipeline expectation reference format feed specs backends",
+    "netc": "expectation reference format feed specs backends compare dot report explain bisect reproduce",
 }
 
 HEAVY = frozenset({"torch", "tvm", "onnx", "onnxruntime", "transformers"})

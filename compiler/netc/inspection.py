@@ -226,7 +226,7 @@ def report(
 ) -> None:
     """Write a page that shows the graph, every pass, the cost of every node and the line it comes from."""
     from .compiler.files import written_whole
-    from .compiler.report import page
+    from .compiler.report.html import page
 
     with reporting(Format.text):
         program, made = chosen(model, (), allow)

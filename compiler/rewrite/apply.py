@@ -37,13 +37,15 @@ class Rewriter:
         only near what changed.
 
         Raises:
-            NetcError: where the rules undo each other, or a replacement is not of the type it replaces.
+            NetcError: where the rules undo each other or make the graph ever larger, or a replacement is not of the type
+                it replaces.
         """
         index: dict[str, list[Rule]] = {}
         for rule in self.rules:
             for operator in rule.operators:
                 index.setdefault(operator, []).append(rule)
         limit = 64 + len(graph.nodes)
+        largest = 1000 + 8 * len(graph.nodes)
         ages: Ages = {}
         near: set[str] | None = None
         while True:
@@ -52,6 +54,8 @@ class Rewriter:
             self.applied.update(batch.applied)
             if changed is graph:
                 return graph
+            if len(changed.nodes) > largest:
+                raise _growing(self.rules, batch.applied, len(graph.nodes))
             near = _near(changed, batch.seeds) | again
             graph = changed
 
@@ -113,6 +117,15 @@ class _Round:
         self._ages.update(dict.fromkeys(made, (age, rules)))
 
 
+def _growing(rules: Sequence[Rule], applied: Mapping[str, int], nodes: int) -> NetcError:
+    found = [rule for rule in rules if applied[rule.name]]
+    many = ", ".join(rule.name for rule in found)
+    what = f"the rules {many} make" if len(found) > 1 else f"the rule {many} makes"
+    message = f"{what} the graph larger without end: {nodes} nodes so far"
+    labels = tuple(Label(rule.span) for rule in found)
+    return NetcError([Diagnostic("cyclic-rules", message, labels, fix="add a `where` that ends it")])
+
+
 def _cyclic(index: Mapping[str, Sequence[Rule]], names: frozenset[str], at: str, age: int) -> NetcError:
     found = {r.name: r for rules in index.values() for r in rules if r.name in names}
     many = ", ".join(sorted(names))
@@ -147,7 +160,8 @@ def replace_match(edit: Edit, match: Match, matcher: Matcher) -> tuple[list[str]
     free = [graph.nodes[path] for path in removed]
     for root, path in zip(rule.roots, match.roots, strict=True):
         _place(edit, graph, {cast(Value, match.values[n]): results[n] for n in root.names}, path, made, free)
-    return [p for p in made if p in edit], removed
+    _keep_paths(edit, made, [n for n in free if n.path not in match.roots])
+    return list(made), removed
 
 
 def _results(evaluator: RuleEvaluator, match: Match, graph: Graph) -> dict[str, Ref]:
@@ -209,6 +223,18 @@ def _place(
             replaced = {old: Value(target, cast(Value, r).index) for old, r in replaced.items()}
     for old, ref in replaced.items():
         edit.redirect(old, ref)
+
+
+def _keep_paths(edit: Edit, made: dict[str, None], free: list[Node]) -> None:
+    """Give a new node inside the replacement the path of the one inside the match that has its operator."""
+    for path in list(made):
+        name = edit.node(path).op.name
+        old = [n.path for n in free if n.op.name == name]
+        new = [p for p in made if edit.node(p).op.name == name]
+        if len(old) == len(new) == 1 and old[0] not in edit:
+            edit.rename(path, old[0])
+            del made[path]
+            made[old[0]] = None
 
 
 def _near(graph: Graph, seeds: Iterable[str]) -> set[str]:
