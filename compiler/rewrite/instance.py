@@ -8,7 +8,7 @@ that rules ask for more often than others; the matcher then decides whether the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from random import Random
 from typing import Any, cast
@@ -113,8 +113,7 @@ def _asked(rule: Rule) -> _Asked:
     absent: set[str] = set()
     values: dict[str, list[Any]] = {}
     evaluator = RuleEvaluator(rule, {}, Matcher(Graph("none")))
-
-    def visit(e: Any) -> None:
+    for e in (part for condition in rule.conditions for part in _parts(condition)):
         if isinstance(e, t.Call) and isinstance(e.function, t.Name):
             names = {a.value.text for a in e.arguments if isinstance(a.value, t.Name)}
             if e.function.text in ("constant", "op"):
@@ -124,20 +123,27 @@ def _asked(rule: Rule) -> _Asked:
         if isinstance(e, t.Binary) and e.op in ("==", "in", "<=", ">="):
             for name, other in ((e.left, e.right), (e.right, e.left)):
                 if isinstance(name, t.Name):
-                    try:
-                        value = evaluator.value(other)
-                    except NetcError:
-                        continue  # it depends on what is matched
-                    values.setdefault(name.text, []).extend(value if e.op == "in" else [value])
-        for f in fields(e):
-            part = getattr(e, f.name)
-            for one in cast("tuple[Any, ...]", part) if isinstance(part, tuple) else (part,):
-                if isinstance(one, _EXPRESSIONS):
-                    visit(one)
-
-    for condition in rule.conditions:
-        visit(condition)
+                    values.setdefault(name.text, []).extend(_proposed(evaluator, e.op, other))
     return _Asked(frozenset(constant), frozenset(absent), values)
+
+
+def _proposed(evaluator: RuleEvaluator, op: str, e: t.Expr) -> list[Any]:
+    """The values that a name is compared with; none where they depend on what is matched."""
+    try:
+        value = evaluator.value(e)
+    except NetcError:
+        return []
+    return list(cast("Sequence[Any]", value)) if op == "in" and isinstance(value, list | tuple) else [value]
+
+
+def _parts(e: Any) -> Iterator[Any]:
+    """An expression and every expression in it."""
+    yield e
+    for f in fields(e):
+        part = getattr(e, f.name)
+        for one in cast("tuple[Any, ...]", part) if isinstance(part, tuple) else (part,):
+            if isinstance(one, _EXPRESSIONS):
+                yield from _parts(one)
 
 
 _EXPRESSIONS = tuple(c for c in vars(t).values() if isinstance(c, type) and hasattr(c, "__dataclass_fields__"))
@@ -315,7 +321,9 @@ class _Growing:
             return slots, refs
         operand, part, _ = slots[-1]
         known = refs[-1]
-        several = list(known) if isinstance(known, tuple) else [_UNKNOWN] * self._random.choice((1, 2, 2, 3, 4))
+        several = [_UNKNOWN] * self._random.choice((1, 2, 2, 3, 4))
+        if isinstance(known, tuple):
+            several = list(cast("tuple[Any, ...]", known))
         return [*slots[:-1], *[(operand, part, True)] * len(several)], [*refs[:-1], *several]
 
     def _gather(self, pattern: Apply, cls: type[Operator], refs: list[Any]) -> None:
@@ -371,7 +379,7 @@ class _Growing:
             return random.choice(same)
         path = self._edit.fresh(name.replace("#", "_"))
         weight = operand in _WEIGHTS and place[0] in _WEIGHED
-        chance = 0.95 if name in self._asked.constant else 0.75 if weight else 0.1
+        chance = 0.95 if name in self._asked.constant else 0.75 if weight else 0.06
         concrete = not any(isinstance(d, Expression) for d in kind.shape)
         if concrete and random.random() < chance:
             while self._edit.find_parameter(path) is not None:
