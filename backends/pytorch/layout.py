@@ -64,7 +64,7 @@ def _permute(call: Call) -> str:
         if moved[1] == len(dims) - 1:
             moved = [i - len(dims) for i in moved] if moved[0] == len(dims) - 2 else [moved[0], -1]
         return f"{call.atom(0)}.transpose({', '.join(call.number(d, 'dim') for d in moved)})"
-    return f"{call.atom(0)}.permute({', '.join(call.number(d, 'dim') for d in dims)})"
+    return f"{call.atom(0)}.permute({', '.join(call.number(d, 'dim') for d in dims) or '()'})"
 
 
 @RULES(la.Squeeze)
@@ -83,12 +83,12 @@ def _expand(call: Call) -> str:
     shape, size = call.type(0).shape, call.op.size
     new = len(size) - len(shape)
     kept = ["-1" if i >= new and shape[i - new] == d else call.size(d) for i, d in enumerate(size)]
-    return f"{call.atom(0)}.expand({', '.join(kept)})"
+    return f"{call.atom(0)}.expand({', '.join(kept) or '()'})"
 
 
 @RULES(la.Repeat)
 def _repeat(call: Call) -> str:
-    return f"{call.atom(0)}.repeat({call.sizes(call.op.repeats, 'repeats')})"
+    return f"{call.atom(0)}.repeat({call.sizes(call.op.repeats, 'repeats') or '()'})"
 
 
 @RULES(la.RepeatInterleave)

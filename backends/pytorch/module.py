@@ -76,7 +76,7 @@ def _load(translation: Translation, graph: Graph, seed: int) -> nn.Module:
 
 def tensor(array: Any) -> torch.Tensor:
     """A numpy array as a tensor of its own; `ml_dtypes.bfloat16`, which PyTorch does not know, included."""
-    array = numpy.ascontiguousarray(array)
+    array = numpy.asarray(array, order="C")
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(numpy.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())

@@ -18,16 +18,20 @@ Array = numpy.ndarray[Any, Any]
 class Reference:
     """A graph in evaluation mode: called with one array for each input, it gives one for each output.
 
-    `threads` is the number PyTorch computes with, process-wide; None leaves it as it is.
+    `threads` is the number PyTorch computes with, process-wide; None leaves it as it is. When `training`, the graph is
+    in training mode instead, and its random operators draw the same numbers in every call.
     """
 
-    def __init__(self, graph: Graph, seed: int = 0, threads: int | None = None) -> None:
-        self._module = module(graph, seed=seed)
+    def __init__(self, graph: Graph, seed: int = 0, threads: int | None = None, *, training: bool = False) -> None:
+        self._module = module(graph, seed=seed).train(training)
+        self._seed = seed
         if threads is not None:
             torch.set_num_threads(threads)
 
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.random.fork_rng(devices=[], enabled=self._module.training):
+            if self._module.training:
+                torch.manual_seed(self._seed)
             result = self._module(*(tensor(a) for a in arrays))
         return [r.detach().numpy() for r in (result if isinstance(result, tuple) else (result,))]
 
