@@ -37,8 +37,8 @@ class Rewriter:
         only near what changed.
 
         Raises:
-            NetcError: where the rules undo each other or make the graph ever larger, or a replacement is not of the type
-                it replaces.
+            NetcError: where the rules undo each other or make the graph ever larger, or where a replacement is not of
+                the type it replaces.
         """
         index: dict[str, list[Rule]] = {}
         for rule in self.rules:
