@@ -502,7 +502,7 @@ function tellGone(path) {
         h("h2", {}, node.path, " ", h("span", { class: "op", "data-family": node.family }, node.op)),
         h("div", { class: "verdict removed" }, "removed by ", anchor(stage.title, () => chooseStage(stage.number)),
             h("p", {}, by ? ["In its place stands ", by.parameter ? `@${by.path}` : nodeLink(by.path, written(by)), "."] : "Nothing stands in its place: nothing read it any more.")),
-        anchor("show it as it was before", () => { chooseStage(stage.number - 1); jumpTo(path); }),
+        anchor("show it as it was before", () => { chooseStage(stage.before.number); jumpTo(path); }),
         sourceOf(node.origin, null),
         h("h3", {}, "Types"), h("ul", { class: "types" }, node.types.map((t) => h("li", {}, h("code", {}, t)))),
         node.attributes && [h("h3", {}, "Attributes"), h("table", { class: "pairs" }, lines(node.attributes).map(([name, value]) => pair(name, h("code", {}, value))))],

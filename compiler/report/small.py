@@ -10,7 +10,7 @@ from ..graph import Graph
 from ..types import Dim
 from .collect import assumed
 
-_ROWS = 400
+_ROWS = 1000
 """More rows than this are cut off: a notebook keeps its output in its file."""
 _STYLE = (
     ".netc{font:13px/1.5 system-ui,sans-serif;max-width:60em}.netc table{border-collapse:collapse}"
