@@ -59,7 +59,7 @@ BUILDS_ON = {
     "bisect": "pipeline",
     "reproduce": "pipeline rewrite",
     "backend": "diagnostic",
-    "model": "backend cost text weights target library",
+    "model": "backend cost text weights target library report",
     "program": "elaboration model",
     "expectation": "program",
     "reference": "operators",

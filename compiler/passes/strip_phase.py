@@ -66,4 +66,11 @@ def strip_phase(graph: Graph, keep: Literal["train", "infer"] = "infer") -> Grap
             outputs={k: r for k, r in stripped.outputs.items() if not (isinstance(r, Value) and r.node in gone)},
             taps={k: r for k, r in stripped.taps.items() if not (isinstance(r, Value) and r.node in gone)},
         )
-    return eliminate_dead(stripped)
+    return _one_phase(eliminate_dead(stripped))
+
+
+def _one_phase(graph: Graph) -> Graph:
+    """The graph in which no node says its phase: there is no other left."""
+    if all(n.phase == "both" for n in graph.nodes.values()):
+        return graph
+    return replace(graph, nodes={path: replace(node, phase="both") for path, node in graph.nodes.items()})
