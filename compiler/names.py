@@ -62,7 +62,7 @@ def check_names(scope: FileScope, diagnostics: Diagnostics) -> None:
             diagnostics.add(too_deep(declaration.span))
 
 
-PREDICATES = ("single_use", "constant", "absent", "op")
+PREDICATES = ("single_use", "constant", "absent", "op", "uses", "number", "known")
 """What the conditions of rewrite rules may ask about a matched value."""
 
 

@@ -15,7 +15,7 @@ from ..graph import Edit, Graph, Node, ParameterRef, Phase, Ref, Value
 from ..operators.operator import OPERATORS, Operator
 from ..scope import Frame
 from ..source import Span
-from ..types import DType, TensorType
+from ..types import DType, Expression, TensorType
 from ..value import Constructor, Given, Instance, OperatorValue, Tensor, describe
 from .pattern import Rule
 
@@ -187,15 +187,19 @@ class RuleEvaluator(Elaborator):
     def _call(self, frame: Frame, e: t.Call, name: str | None = None, at: Span | None = None) -> Any:
         asked = e.function.text if isinstance(e.function, t.Name) else ""
         if asked in _QUESTIONS and frame.find(asked) is None:
-            if len(e.arguments) != 1 or not isinstance(e.arguments[0].value, t.Name):
+            names = [a.value for a in e.arguments if isinstance(a.value, t.Name)]
+            if len(names) != len(e.arguments) or not names or (len(names) > 1 and asked != "constant"):
                 self._fail("rewrite", f"{asked} asks about one matched value", e.span, fix=f"{asked}(x)")
-            return self._answer(asked, e.arguments[0].value)
+            answers = [self._answer(asked, n) for n in names]
+            return answers[0] if len(answers) == 1 else all(answers)
         return super()._call(frame, e, name, at)
 
     def _answer(self, question: str, name: t.Name) -> Any:
         value = self._values.get(name.text)
         if question == "absent":
             return value is None or isinstance(value, Absent)
+        if question == "known":
+            return self._is_known(value)
         if isinstance(value, tuple) and not isinstance(value, (Value, ParameterRef)):
             answers = [self._ask(question, v, name) for v in cast("tuple[Any, ...]", value)]
             return all(answers) if question == "constant" else answers
@@ -203,12 +207,27 @@ class RuleEvaluator(Elaborator):
 
     def _ask(self, question: str, value: Any, name: t.Name) -> Any:
         if value is None or isinstance(value, Absent):
-            return True if question == "constant" else "none"
+            return {"constant": True, "op": "none", "uses": 0, "number": None}[question]
         if not isinstance(value, (Value, ParameterRef)):
             self._fail("rewrite", f"{name.text} is {describe(value)}, not a matched value", name.span)
+        graph = self._known_facts.graph
         if question == "constant":
             return self._known_facts.constant(value)
-        return "parameter" if isinstance(value, ParameterRef) else self._known_facts.graph.nodes[value.node].op.name
+        if question == "uses":
+            kept = (*graph.outputs.values(), *graph.taps.values())
+            return len(graph.users.get(value, ())) + kept.count(value)
+        if question == "number":
+            number = None if isinstance(value, ParameterRef) else getattr(graph.nodes[value.node].op, "value", None)
+            return number if isinstance(number, (int, float)) and graph.type(value).rank == 0 else None
+        return "parameter" if isinstance(value, ParameterRef) else graph.nodes[value.node].op.name
+
+    def _is_known(self, value: Any) -> bool:
+        """Whether sizes, or attributes, are numbers, whatever the symbols stand for."""
+        if isinstance(value, (Value, ParameterRef)):
+            value = self._known_facts.graph.type(value).shape
+        if isinstance(value, tuple):
+            return all(self._is_known(v) for v in cast("tuple[Any, ...]", value))
+        return not isinstance(value, Expression)
 
     def _invoke(
         self,
@@ -273,6 +292,8 @@ class RuleEvaluator(Elaborator):
 
     def _tensor_binary(self, frame: Frame, e: t.Binary, left: Any, right: Any) -> Any:
         """Arithmetic with what an absent operand stands for makes no nodes."""
+        if e.op == "*" and any(v == 0 and not isinstance(v, Tensor) for v in (left, right)):
+            return 0
         if left == 0 and not isinstance(left, Tensor):
             if e.op == "+":
                 return right
@@ -287,7 +308,7 @@ class RuleEvaluator(Elaborator):
         return super()._tensor_binary(frame, e, left, right)
 
 
-_QUESTIONS = ("constant", "absent", "op")
+_QUESTIONS = ("constant", "absent", "op", "uses", "number", "known")
 
 
 def _flat(value: Any) -> list[Any]:
