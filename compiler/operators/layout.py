@@ -79,6 +79,7 @@ class Flatten(Movement):
 
     operands = operands("x")
     derived = True
+    becomes = "reshape"
     start_dim: Integer = 0
     end_dim: Integer = -1
 
@@ -140,6 +141,7 @@ class Transpose(Movement):
 
     operands = operands("x")
     derived = True
+    becomes = "permute"
     dim0: Integer
     dim1: Integer
 
@@ -459,6 +461,7 @@ class Chunk(Movement):
 
     operands = operands("x")
     derived = True
+    becomes = "split"
     chunks: Positive
     dim: Integer = 0
 

@@ -134,6 +134,8 @@ class Operator:
     effect: ClassVar[Literal["none", "random", "state"]] = "none"
     derived: ClassVar[bool] = False
     """Whether `expand` is defined: a backend without a rule of its own uses the expansion."""
+    becomes: ClassVar[str] = ""
+    """The operator that its canonical form is, where that is another one: this one never stands in a graph then."""
 
     def shape(self, *inputs: TensorType | None) -> Types:
         """The output types. Absent optional operands are None; a variadic operand fills the tail.

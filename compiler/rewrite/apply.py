@@ -77,7 +77,8 @@ class _Round:
         """The graph after the round, and the nodes where a match had to wait for the next."""
         edit = self._graph.edit()
         again: set[str] = set()
-        for path, node in self._graph.nodes.items():
+        # From the outputs on, so that the longest chain is found before its parts are.
+        for path, node in reversed(self._graph.nodes.items()):
             if (near is not None and path not in near) or path in self._touched:
                 continue
             for rule in self._index.get(node.op.name, ()):

@@ -175,6 +175,9 @@ class _Reader:
         cls = OPERATORS.get(e.function.text)
         if cls is None or e.function.text == "input":
             raise NetcError([unknown_name(e.function.text, e.function.span, (), called=True)])
+        if cls.becomes:
+            message = f"{cls.name} never stands in a graph, where it is {cls.becomes}"
+            _stop(message, e.function.span, fix=cls.becomes)
         return self._arguments(e, cls, hole)
 
     def _arguments(self, e: t.Call, cls: type[Operator], hole: Hole | None) -> Apply:
