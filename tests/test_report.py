@@ -460,6 +460,29 @@ def test_swin_opens_and_answers_in_two_seconds(driver: webdriver.Chrome, swin: T
     assert p.complaints() == []
 
 
+def test_what_is_nearly_everything_is_open_and_lost_modules_count(driver: webdriver.Chrome, tmp_path: Path) -> None:
+    """A module that loses all its nodes has no box: they are counted at the module around it."""
+    edit = Graph("g").edit()
+    for scope in ("body", "body.a", "body.a.gone", "body.b"):
+        edit.scope(Scope(scope, "M", scope))
+    x = edit.add("x", Input(tensor(DType.F32, 4))).value
+    for path in ("a.gone.one", "a.gone.two", "a.three", "a.four", "b.only"):
+        x = edit.add(f"body.{path}", Relu(), x).value
+    edit.output("out", x)
+    graph = edit.done()
+    edit = graph.edit("drop")
+    for name in ("two", "one"):
+        node = graph.nodes[f"body.a.gone.{name}"]
+        assert node.inputs[0] is not None
+        edit.redirect(node.value, node.inputs[0])
+        edit.remove(node.path)
+    p = Page(driver, page(Trace(graph, (Stage(Step(Pass("drop", fold)), graph, edit.done(), 0.0),))), tmp_path, "lost")
+    assert set(p.drawn()) == {"n:x", "g:body", "g:body.a", "n:body.b.only", "o:out"}
+    p.press("]")
+    assert [b.text for b in p.all('[data-key="g:body.a"] .badge')] == ["−2", "~1"]
+    assert p.complaints() == []
+
+
 def test_ten_thousand_nodes_open_and_answer_in_two_seconds(driver: webdriver.Chrome, tmp_path: Path) -> None:
     p = Page(driver, page(traced(unrolled(3334), "eliminate_dead")), tmp_path, "unrolled")
     assert p.took("open") < 2000
@@ -530,6 +553,8 @@ def test_passes_are_shown_one_by_one(driver: webdriver.Chrome, folded: Trace, tm
         "%bn1.sub",
     ]
     p.shot("2-changed")
+    driver.refresh()
+    assert p.said(".verdict").startswith("changed by fold"), "the address says what was looked at"
 
 
 def test_what_was_removed_leads_to_what_stands_there(driver: webdriver.Chrome, folded: Trace, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ function level(item, levels, open, size) {
     let y = inside ? SPACE.header + SPACE.pad / 2 : 0;
     for (const [i, layer] of layers.entries()) {
         const height = Math.max(...layer.map((v) => v.h));
-        layer.forEach((v) => Object.assign(v, { x: v.x + left, y: y + (height - v.h) / 2, top: y, bottom: y + height }));
+        layer.forEach((v) => Object.assign(v, { x: v.x + left, y: y + (height - v.h) * (v.anchored === false ? 1 : 0.5), top: y, bottom: y + height }));
         y += height + (i < layers.length - 1 ? gap(layer, layers[i + 1]) : 0);
     }
     made.w = Math.max(made.w + 2 * left, inside ? (size(item), item.bar) : 0);

@@ -112,6 +112,10 @@ class Stage {
         return this.told.outputs.map(([name, ref]) => ({ name, ref: reference(ref) }));
     }
 
+    get taps() {
+        return this.told.taps.map(([name, ref]) => ({ name, ref: reference(ref) }));
+    }
+
     // Readers of each node and of each parameter ("@path"), each once.
     get readers() {
         if (!this._readers) {
@@ -210,7 +214,11 @@ function grow(stage) {
     settle(root, items);
     for (const path of stage.added) mark(items.get(`n:${path}`), "added");
     for (const path of stage.changed) mark(items.get(`n:${path}`), "changed");
-    for (const path of stage.removed.keys()) mark(items.get(`g:${around(path)}`) ?? root, "removed");
+    for (const path of stage.removed.keys()) {
+        let above = around(path);
+        while (!items.has(`g:${above}`)) above = around(above);
+        mark(items.get(`g:${above}`), "removed");
+    }
     return { root, items };
 }
 
@@ -236,7 +244,9 @@ function settle(item, items) {
     item.children = item.children.map((child) => {
         if (!child.group) return child;
         settle(child, items);
-        return child.children.length === 1 && !child.children[0].group ? child.children[0] : child;
+        if (child.children.length > 1 || child.children[0].group) return child;
+        items.delete(child.key);
+        return child.children[0];
     });
     if (item.children.length > CROWD) fold(item, items);
     link(item);

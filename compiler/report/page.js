@@ -36,7 +36,7 @@ function timed(name, start) {
 
 // ---------------------------------------------------------------------------------------------- the picture
 
-const CHARACTER = { title: 7.4, line: 6.3 };
+const CHARACTER = { title: 7.8, line: 6.3 };
 
 const tree = () => state.stage.tree;
 const isOpen = (item) => state.opened.has(item.key);
@@ -188,8 +188,8 @@ function fit() {
     const [w, tall] = [view.picture.width + 80, view.picture.height + 110];
     // All of it where that can be read; else its beginning.
     const scale = Math.min(1.1, width / w, height / tall);
-    view.scale = Math.max(scale, Math.min(0.5, width / w));
-    view.x = (width - view.picture.width * view.scale) / 2;
+    view.scale = Math.max(scale, Math.min(0.5, Math.max(0.3, width / w)));
+    view.x = Math.max(20, (width - view.picture.width * view.scale) / 2);
     view.y = scale < view.scale ? 56 : Math.max(50, (height - 10 - view.picture.height * view.scale) / 2);
     move();
 }
@@ -418,7 +418,8 @@ function tellNode(item) {
     const node = item.node;
     const { graph } = state.stage;
     const readers = graph.readers.get(`%${node.path}`) ?? [];
-    const outputs = graph.outputs.filter(({ ref }) => !ref.parameter && ref.path === node.path).map(({ name }) => name);
+    const named = (list) => list.filter(({ ref }) => !ref.parameter && ref.path === node.path).map(({ name }) => name);
+    const [outputs, taps] = [named(graph.outputs), named(graph.taps)];
     return [
         crumbs(item),
         h("h2", {}, local(item), " ", h("span", { class: "op", "data-family": node.family }, node.op)),
@@ -430,7 +431,8 @@ function tellNode(item) {
         node.attributes && [h("h3", {}, "Attributes"), h("table", { class: "pairs" }, lines(node.attributes).map(([name, value]) => pair(name, h("code", {}, value))))],
         h("h3", {}, "Cost"), costTable(item.cost, node.live ? "" : "not needed in this phase"),
         h("h3", {}, `Read by ${readers.length + outputs.length || "nothing"}`),
-        h("ul", {}, readers.slice(0, LISTED).map((path) => h("li", {}, nodeLink(path), h("small", {}, ` ${graph.nodes.get(path).op}`))), outputs.map((name) => h("li", {}, anchor(name, () => jump(`o:${name}`)), h("small", {}, " output")))),
+        h("ul", {}, readers.slice(0, LISTED).map((path) => h("li", {}, nodeLink(path), h("small", {}, ` ${graph.nodes.get(path).op}`))), outputs.map((name) => h("li", {}, anchor(name, () => jump(`o:${name}`)), h("small", {}, " output"))),
+            taps.map((name) => h("li", {}, name, h("small", {}, " tap")))),
         node.phase && h("p", {}, `only in ${node.phase === "train" ? "training" : "inference"}`),
         life(node.path),
     ].flat().filter(Boolean);
@@ -823,6 +825,14 @@ function legend() {
     $("legend").replaceChildren(...families.map(([family, name]) => h("span", {}, h("i", { "data-family": family }), name)), ...changes_.map(([what, name]) => h("span", {}, h("i", { class: what }), name)));
 }
 
+// What is nearly the whole model is open from the start.
+function unwrap() {
+    const { root } = tree();
+    for (let item = root; item; item = item.children.find((child) => child.group && child.count > 0.7 * root.count && child.children.length <= CROWD)) {
+        if (item !== root) state.opened.add(item.key);
+    }
+}
+
 function begin() {
     $("model").textContent = data.model;
     document.title = `${data.model} · netc report`;
@@ -854,6 +864,7 @@ function begin() {
     const asked = new URLSearchParams(location.hash.slice(1));
     const number = Number(asked.get("stage") ?? 0);
     if (stages[number]) state.stage = stages[number];
+    unwrap();
     draw();
     fit();
     tellStages();
