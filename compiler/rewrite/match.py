@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import networkx
-from pydantic import ValidationError
 
 from .. import tree as t
 from ..graph import Graph, Node, ParameterRef, Ref, Value
-from ..operators.operator import Operand, Operator, validate
+from ..operators.operator import Operand, Operator, ShapeError, validate
 from ..text import literal
+from ..types import TensorType
 from .evaluate import Absent, Rest, RuleEvaluator
 from .pattern import (
     Apply,
@@ -144,14 +143,17 @@ class Matcher:
                     yield from self._further(roots[1:], next_state, (*found, node.path))
 
     def _root(self, root: Root, node: Node, state: _State) -> Iterator[_State]:
+        if len(root.names) > len(node.types):
+            return self._no(0, f"%{node.path} has {len(node.types)} outputs, not {len(root.names)}")
         for index in range(len(node.types)):
             if len(root.names) > 1 and index:
-                return
+                return None
             for matched in self._match(root.pattern, Value(node.path, index), state):
                 if node.path in matched.nodes:
                     for position, name in enumerate(root.names):
                         matched = matched.bound(name, Value(node.path, position if len(root.names) > 1 else index))
                     yield matched
+        return None
 
     def _near(self, pattern: Pattern, state: _State) -> Iterator[Node]:
         """Nodes that may be a further root, found from the readers of a value that is bound already."""
@@ -233,7 +235,8 @@ class Matcher:
         if attributed is None:
             return None
         for pairs in self._operands(pattern, node):
-            yield from self._all(pairs, attributed)
+            if all(self._written(node, ref) for p, ref, _ in pairs if isinstance(p, Literal)):
+                yield from self._all(pairs, attributed)
         return None
 
     def _all(self, pairs: Sequence[_Pair], state: _State) -> Iterator[_State]:
@@ -287,6 +290,22 @@ class Matcher:
             return False
         op = self.graph.nodes[ref.node].op
         return op.name in ("constant", "full") and getattr(op, "value", None) == value
+
+    def _written(self, node: Node, ref: Ref | tuple[Ref | None, ...] | None) -> bool:
+        """Whether a number could be written where this input stands: it gives the result neither shape nor dtype."""
+        types = self.graph.input_types(node)
+        others = {kind.dtype for kind, r in zip(types, node.inputs, strict=True) if kind is not None and r != ref}
+        for dtype in others:
+            scalar = TensorType(dtype, ())
+            given = (scalar if r == ref else kind for kind, r in zip(types, node.inputs, strict=True))
+            try:
+                if node.op.shape(*given) == node.types:
+                    return True
+            except ShapeError:
+                continue
+        if others:
+            self._no(1, f"{ref} gives %{node.path} its type: it is no mere number")
+        return not others
 
     # ---------------------------------------------------------------------------------------------- attributes
 
@@ -367,6 +386,8 @@ class Matcher:
         """Why replacing several roots at once would close a circle: one reads, from outside, what another computes."""
         if len(match.roots) == 1:
             return None
+        import networkx
+
         outside = {
             ref.node
             for path in match.nodes
