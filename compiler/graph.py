@@ -386,7 +386,7 @@ def _kahn(nodes: dict[str, Node]) -> dict[str, Node]:
     readers: dict[str, list[str]] = {}
     for path, node in nodes.items():
         sources = {r.node for r in node.refs if isinstance(r, Value)}
-        missing = sources - nodes.keys()
+        missing = {s for s in sources if s not in nodes}  # a set minus keys would go through all keys
         if missing:
             raise GraphError([f"%{path} reads %{m}, which does not exist" for m in sorted(missing)])
         waiting[path] = len(sources)

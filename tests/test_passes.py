@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from netc.compiler import passes
 from netc.compiler import tree as t
 from netc.compiler.backend import backend
@@ -22,6 +23,7 @@ from netc.compiler.passes.eliminate_dead import eliminate_dead
 from netc.compiler.passes.expand import expand
 from netc.compiler.passes.fold_constants import fold_constants
 from netc.compiler.passes.merge_siblings import merge_siblings
+from netc.compiler.passes.mixed_precision import HALF, mixed_precision
 from netc.compiler.passes.register import PASSES
 from netc.compiler.passes.strip_phase import strip_phase
 from netc.compiler.passes.widen import widen
@@ -414,3 +416,80 @@ def test_sibling_convolutions(operator: str, weight: tuple[int, ...]):
     assert operators(after).count(operator) == 2
     assert operators(after).count("split") == 1
     assert stored(after) == stored(before)
+
+
+# --------------------------------------------------------------------------------------------------- half precision
+
+
+@settings(max_examples=25)
+@given(graph=graphs(), dtype=st.sampled_from(["bf16", "f16"]))
+def test_products_are_in_half_precision_and_casts_are_needed(graph: Graph, dtype: Any):
+    after = mixed_precision(graph, dtype)
+    verify(after)
+    assert [after.type(r) for r in after.outputs.values()] == [graph.type(r) for r in graph.outputs.values()]
+    assert [after.type(r) for r in after.taps.values()] == [graph.type(r) for r in graph.taps.values()]
+    assert mixed_precision(after, dtype) is after
+    casts: list[Any] = []
+    for path, node in after.nodes.items():
+        if node.op.name in HALF:
+            assert node.types[0].dtype is DType(dtype)
+        if node.op.name == "cast" and path not in graph.nodes:
+            casts.append((node.inputs[0], node.op))
+            source = node.inputs[0]
+            assert node.value in {*after.users, *after.outputs.values(), *after.taps.values()}
+            if isinstance(source, Value) and after.nodes[source.node].op.name == "cast":
+                assert source.node in graph.nodes, "there and back"
+    assert len(set(casts)) == len(casts), "no value is cast twice"
+    assert all(n.path in after.nodes for n in graph.nodes.values() if n.op.name != "constant")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bf16", 2e-2), ("f16", 2e-3)])
+def test_half_precision_is_near(dtype: Any, tolerance: float):
+    build = Builder()
+    x = build.input("x", "f32[N, 3, 8, 8]")
+    y = build("relu", build("conv2d", x, build.parameter("conv.weight", (8, 3, 3, 3), "fan_in_uniform"), None))
+    y = build("mul", y, build("constant", value=1.7))
+    y = build("rearrange", y, pattern="n c h w -> n (h w) c")
+    y = build("layer_norm", y, None, None)
+    for i in range(3):
+        weight = build.parameter(f"{i}.weight", (8, 8), "fan_in_uniform")
+        y = build("add", y, build("gelu", build("linear", y, weight, None)))
+    before = build.done(build("softmax", build("mean", y, dim=[1])))
+    after = mixed_precision(before, dtype)
+    assert {n.types[0].dtype for n in after.nodes.values() if n.op.name in ("relu", "mul", "gelu")} == {DType(dtype)}
+    assert {n.types[0].dtype for n in after.nodes.values() if n.op.name in ("mean", "layer_norm", "add")} == {DType.F32}
+    assert_same(before, after, tolerance)
+    folded = fold_constants(after)
+    assert_same(after, folded, tolerance)
+    assert stored(folded) == stored(before) // 2
+    assert folded.parameters["conv.weight"].type.dtype is DType(dtype)
+
+
+def test_operators_that_stay_in_single_precision():
+    before = attention_like()
+    after = mixed_precision(before, keep=["linear"])
+    assert after is before
+    with pytest.raises(NetcError, match="linera"):
+        mixed_precision(before, keep=["linera"])
+
+
+# ------------------------------------------------------------------------------------------------------- large graphs
+
+
+@pytest.mark.parametrize("run", [*EXACT, mixed_precision], ids=lambda f: f.__name__)
+def test_ten_thousand_nodes(run: Callable[[Graph], Graph]):
+    """Quadratic passes do not come to an end here."""
+    build = Builder()
+    x = build.input("x", "f32[N, 4]")
+    one = build("constant", value=1.0)
+    for i in range(1_250):
+        weight = build.parameter(f"{i}.weight", (4, 4))
+        left = build("linear", x, build("mul", build("abs", weight), one), None)
+        right = build("linear", x, build.parameter(f"{i}.other", (4, 4)), None)
+        x = build("add", build("relu", left), build("relu", left))
+        x = build("maximum", x, right)
+    before = build.done(x)
+    assert len(before.nodes) == 10_002
+    after = run(before)
+    verify(after)
+    assert (after is before) == (run in (eliminate_dead, merge_siblings))

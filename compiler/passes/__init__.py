@@ -6,5 +6,6 @@ from . import eliminate_dead as eliminate_dead
 from . import expand as expand
 from . import fold_constants as fold_constants
 from . import merge_siblings as merge_siblings
+from . import mixed_precision as mixed_precision
 from . import strip_phase as strip_phase
 from . import widen as widen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
@@ -88,7 +88,7 @@ def _bytes(type: TensorType) -> int:
     return size
 
 
-def _constants(graph: Graph) -> dict[str, Node]:
+def constants(graph: Graph) -> dict[str, Node]:
     """The nodes that depend on no input, in order; those without operands among them."""
     found: dict[str, Node] = {}
     for path, node in graph.nodes.items():
@@ -188,8 +188,8 @@ class _Part:
 
 
 def _parts(graph: Graph) -> list[_Part]:
-    constants = _constants(graph)
-    inner = {path: node for path, node in constants.items() if any(True for _ in node.refs)}
+    fixed = constants(graph)
+    inner = {path: node for path, node in fixed.items() if any(True for _ in node.refs)}
     if not inner:
         return []
     kept = frozenset([*graph.outputs.values(), *graph.taps.values()])
@@ -209,7 +209,7 @@ def _parts(graph: Graph) -> list[_Part]:
     for path, node in inner.items():
         parts.setdefault(find(path), _Part(graph, kept)).inside[path] = node
     for part in parts.values():
-        part.measure(constants)
+        part.measure(fixed)
     return [part for part in parts.values() if part.exposed]
 
 
@@ -280,7 +280,7 @@ class _Names:
 
     def choose(self, part: _Part, value: Value) -> str:
         freed = {r.parameter for r in part.freed if isinstance(r, ParameterRef)}
-        for wanted in self._candidates(part, value):
+        for wanted in _candidates(part, value, freed):
             if wanted in freed:
                 del part.freed[ParameterRef(wanted)]
                 return wanted
@@ -303,15 +303,19 @@ class _Names:
             found = f"{path}_{number}"
         return found
 
-    def _candidates(self, part: _Part, value: Value) -> Iterator[str]:
-        for user in part.graph.users.get(value, ()):
-            if user.op.name in LAYERS:
-                operands = user.op.operands
-                index = min(user.inputs.index(value), len(operands) - 1)
-                if not operands[index].variadic:
-                    yield f"{_instance(user.path)}.{operands[index].name}"
-            break
-        yield from _replaced(part, value)
+
+def _candidates(part: _Part, value: Value, freed: Collection[str]) -> Iterator[str]:
+    """The operand of the layer that reads the value; before it, a parameter of that name that the value replaces."""
+    replaced = list(_replaced(part, value))
+    for user in part.graph.users.get(value, ())[:1]:
+        operands = user.op.operands
+        operand = operands[min(user.inputs.index(value), len(operands) - 1)]
+        if user.op.name in LAYERS and not operand.variadic:
+            wanted = f"{_instance(user.path)}.{operand.name}"
+            if wanted not in freed:
+                yield from (path for path in replaced if path.rpartition(".")[2] == operand.name)
+            yield wanted
+    yield from replaced
 
 
 _NEAR = 64
@@ -319,7 +323,7 @@ _NEAR = 64
 
 
 def _replaced(part: _Part, value: Value) -> Iterator[str]:
-    """Freed parameters of the value's type that it is made from, the nearest first."""
+    """Freed parameters of the value's shape that it is made from, the nearest first."""
     waiting: list[Ref] = [value]
     seen: set[Ref] = set()
     while waiting and len(seen) < _NEAR:
@@ -328,7 +332,7 @@ def _replaced(part: _Part, value: Value) -> Iterator[str]:
             continue
         seen.add(ref)
         if isinstance(ref, ParameterRef):
-            if ref in part.freed and _of(part, ref).type == part.graph.type(value):
+            if ref in part.freed and _of(part, ref).type.shape == part.graph.type(value).shape:
                 yield ref.parameter
         elif ref.node in part.inside:
             waiting += part.inside[ref.node].refs
