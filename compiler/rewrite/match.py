@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from pydantic import ValidationError
 
 from .. import tree as t
 from ..graph import Graph, Node, ParameterRef, Ref, Value
@@ -317,7 +318,7 @@ class Matcher:
                 if bound is None:
                     return None
                 state = bound
-            elif not self._equal(node.op, name, wanted, state):
+            elif not self._equal(node, name, wanted, state):
                 self._no(len(state.nodes), f"%{node.path} has {name} = {_shown(values[name])}, not {wanted.span.text}")
                 return None
         if pattern.rest is None:
@@ -325,14 +326,16 @@ class Matcher:
         rest = {k: v for k, v in values.items() if k not in pattern.attributes}
         return next(self._bind(pattern.rest, Rest(rest), state), None)
 
-    def _equal(self, op: Operator, name: str, wanted: Attribute, state: _State) -> bool:
-        """Whether an attribute is what the pattern writes, in any form that the operator takes (`1` for `[1, 1]`)."""
-        value = _plain(wanted.value)
+    def _equal(self, node: Node, name: str, wanted: Attribute, state: _State) -> bool:
+        """Whether an attribute is what the pattern writes, in any form that the operator takes: `1` for `[1, 1]`, `-1`
+        for the last axis."""
+        value, op = _plain(wanted.value), node.op
         if value is _NOT_PLAIN:
             value = self._evaluated(wanted.value, state)
         try:
             other = cast(Operator, validate(type(op), {**op.attributes(), name: value}))
-        except ValidationError:
+            other = other.canonical(*self.graph.input_types(node))
+        except (ValidationError, ShapeError):
             return False
         return getattr(other, name) == getattr(op, name)
 
