@@ -289,6 +289,83 @@ def test_recurrent_networks_agree_with_pytorchs_own(name: str, bidirectional: bo
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+# ------------------------------------------------------------------------------------- what is done before a model runs
+
+
+def kinds(made: onnx.ModelProto) -> list[str]:
+    return [n.op_type for n in made.graph.node]
+
+
+@pytest.mark.parametrize(
+    ("size", "written"),
+    [
+        ((N, T, 2, 3), [0, 0, 2, 3]),
+        ((N, T * 6), [0, -1]),
+        ((N * T, 6), [-1, 6]),
+        ((N, 3, T, 2), [0, 3, -1, 2]),
+        ((6, T, N), [6, 0, -1]),
+    ],
+)
+def test_sizes_that_the_value_has_are_not_computed(size: tuple[Dim, ...], written: list[int]):
+    b = Builder()
+    x = b.input("x", "f32[N, T, 6]")
+    made = assert_same_at(b.done(b("reshape", x, size=size)), {"N": 2, "T": 3}, {"N": 1, "T": 5})
+    assert kinds(made) == ["Reshape"]
+    assert onnx.numpy_helper.to_array(made.graph.initializer[0]).tolist() == written
+
+
+def test_sizes_that_must_be_computed_are_computed_once():
+    b = Builder()
+    x = b.input("x", "f32[N, T, 6]")
+    parts = [b("reshape", b(op, x), size=(T, N, 6)) for op in ("neg", "exp")]
+    made = assert_same_at(b.done(*parts), {"N": 2, "T": 3}, {"N": 1, "T": 5})
+    assert sorted(kinds(made)) == ["Concat", "Exp", "Neg", "Reshape", "Reshape", "Shape", "Shape"]
+
+
+def test_weights_are_stored_as_they_are_read():
+    b = Builder()
+    x = b.input("x", "f32[N, T, 4]")
+    x = b("linear", x, b.parameter("w", (3, 4)), None, path="fc")
+    x = b("prelu", b("permute", x, dims=[0, 2, 1]), b.parameter("slope", (3,)))
+    made = assert_same_at(b.done(x), {"N": 2, "T": 3})
+    assert kinds(made) == ["MatMul", "Transpose", "PRelu"]
+    assert {i.name: tuple(i.dims) for i in made.graph.initializer} == {"fc/Transpose": (4, 3), "prelu/Unsqueeze": (3, 1)}
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_weights_of_recurrent_networks_are_stored_in_onnxs_order(name: str):
+    gates = 4 if name == "lstm" else 3
+    b = Builder()
+    x = b.input("x", "f32[N, T, 5]")
+    shapes = [(gates * 4, 5), (gates * 4, 4), (gates * 4,), (gates * 4,)]
+    weights = [b.parameter(f"w{i}", shape) for i, shape in enumerate(shapes)]
+    node = b.node(name, x, *[None] * (gates - 2), *weights, hidden_size=4)
+    made = assert_same_at(b.done(node.value), {"N": 2, "T": 3})
+    assert kinds(made) == ["Transpose", name.upper(), "Transpose", "Reshape"]
+    assert len(made.graph.initializer) == 4
+
+
+def test_a_weight_that_is_read_twice_is_stored_once():
+    b = Builder()
+    ids = b.input("ids", "i64[N, T]")
+    table = b.parameter("table", (50, 16))
+    made = assert_same_at(b.done(b("linear", b("embedding", ids, table), table, None)), {"N": 2, "T": 3})
+    assert kinds(made) == ["Gather", "Transpose", "MatMul"]
+    assert [i.name for i in made.graph.initializer] == ["table"]
+
+
+def test_masks_of_attention_are_computed_once():
+    def attention(depth: int) -> int:
+        b = Builder()
+        x = b.input("x", "f32[N, 2, T, 4]")
+        for _ in range(depth):
+            x = b("scaled_dot_product_attention", x, x, x, None, is_causal=True)
+        return len(kinds(assert_same_at(b.done(x), {"N": 2, "T": 3})))
+
+    one, two, three = map(attention, (1, 2, 3))
+    assert two - one == three - two < one
+
+
 # --------------------------------------------------------------------------------------------------- the file itself
 
 

@@ -11,8 +11,10 @@ from onnx import helper
 
 from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.graph import Graph
+from ...compiler.passes.eliminate_common import eliminate_common
 from ...compiler.passes.eliminate_dead import eliminate_dead
 from ...compiler.passes.expand import expand
+from ...compiler.passes.fold_constants import fold_constants
 from ...compiler.passes.strip_phase import strip_phase
 from . import elementwise as elementwise
 from . import indexing as indexing
@@ -38,7 +40,7 @@ def model(graph: Graph, seed: int = 0) -> onnx.ModelProto:
             shape gives (`unsupported-dimension`), or a parameter that cannot be read or drawn.
     """
     # Taps are no outputs of the file: what only they need is left out.
-    graph = eliminate_dead(expand(strip_phase(replace(graph, taps={}), "infer"), RULES.direct))
+    graph = _expanded(eliminate_dead(strip_phase(replace(graph, taps={}), "infer")), seed)
     RULES.check(graph)
     build = Build(graph, seed)
     build.run()
@@ -53,6 +55,14 @@ def model(graph: Graph, seed: int = 0) -> onnx.ModelProto:
     opsets = [helper.make_opsetid("", OPSET)]
     version = helper.find_min_ir_version_for(opsets)
     return helper.make_model(made, opset_imports=opsets, ir_version=version, producer_name="netc")
+
+
+def _expanded(graph: Graph, seed: int) -> Graph:
+    """The graph without derived operators. The tables and masks that their expansions make are computed once."""
+    expanded = expand(graph, RULES.direct)
+    if expanded is graph:
+        return graph
+    return eliminate_dead(fold_constants(eliminate_common(expanded), seed))
 
 
 def export(graph: Graph, path: Path, seed: int = 0, check: bool = True) -> list[Path]:

@@ -14,6 +14,7 @@ from ...compiler.graph import Graph, Input, Node, Parameter, ParameterRef, Ref, 
 from ...compiler.types import Dim, DType, Expression, Quotient, TensorType, symbols
 from ...compiler.weights import value
 from ..rules import Rules
+from .arrange import arrange
 
 OPSET = 21
 """ONNX 1.16 (2024): widely implemented, and the first opset whose GroupNormalization takes a scale for each channel.
@@ -55,7 +56,7 @@ class Build:
         self._names: dict[Ref, str] = {}
         self._taken: set[str] = {*graph.inputs, *graph.outputs}
         self._constants: dict[Any, str] = {}
-        self._symbols: dict[str, str] = {}
+        self._sizes: dict[Any, str] = {}
         self._made: dict[str, tuple[onnx.NodeProto, int]] = {}
         self._wanted = _output_names(graph)
 
@@ -107,13 +108,24 @@ class Build:
         """The input `index`, whose name is x, in the dtype `wanted`."""
         return self.cast(x, self.type(index).dtype, wanted)
 
-    def vector(self, dims: Sequence[Dim], *, infer: bool = False) -> str:
-        """An i64 vector of sizes. With `infer`, a single symbolic one may be written as -1."""
-        symbolic = [d for d in dims if isinstance(d, Expression)]
-        if not symbolic:
+    def reshape(self, x: str, before: Sequence[Dim], after: Sequence[Dim]) -> str:
+        """The value x of shape `before` as one of shape `after`.
+
+        A symbolic size is written as 0 where x has it at the same axis, and one as -1, so that none need be computed.
+        """
+        sizes = [0 if isinstance(d, Expression) and d == old else d for d, old in zip(after, before, strict=False)]
+        sizes += after[len(sizes) :]
+        if sum(isinstance(d, Expression) for d in sizes) > 1:
+            return self("Reshape", x, self.vector(after))
+        return self("Reshape", x, self.constant([-1 if isinstance(d, Expression) else d for d in sizes]))
+
+    def vector(self, dims: Sequence[Dim]) -> str:
+        """An i64 vector of sizes."""
+        if not any(isinstance(d, Expression) for d in dims):
             return self.constant(list(dims))
-        if infer and len(symbolic) == 1:
-            return self.constant([-1 if isinstance(d, Expression) else d for d in dims])
+        return self._once((*dims,), "x".join(str(d) for d in dims), lambda: self._joined(dims))
+
+    def _joined(self, dims: Sequence[Dim]) -> str:
         parts: list[str] = []
         run: list[int] = []
         for dim in [*dims, None]:
@@ -131,6 +143,9 @@ class Build:
         """A size as an i64 vector of one element, computed from the shapes of the graph's inputs where symbolic."""
         if isinstance(dim, int):
             return self.constant([dim])
+        return self._once(dim, str(dim), lambda: self._computed(dim))
+
+    def _computed(self, dim: Expression) -> str:
         whole: str | None = None
         for monomial, coefficient in dim.terms:
             term: str | None = None if coefficient == 1 and monomial else self.constant([coefficient])
@@ -147,20 +162,28 @@ class Build:
         """A size as a rank-0 value."""
         if isinstance(dim, int):
             return self.constant(dim, dtype)
-        return self.cast(self("Squeeze", self.size(dim), self.constant([0])), DType.I64, dtype)
+
+        def make() -> str:
+            return self.cast(self("Squeeze", self.size(dim), self.constant([0])), DType.I64, dtype)
+
+        return self._once((dim, dtype), str(dim), make)
 
     def _quotient(self, atom: Quotient) -> str:
         # Sizes are not negative, so that ONNX's truncating division is the floor.
         return self("Div", self.size(atom.numerator), self.constant([atom.denominator]))
 
     def _symbol(self, name: str) -> str:
-        if name not in self._symbols:
-            # A symbol outlives the node that first asks for it: its value must keep its name.
+        return self._once(name, name, lambda: self._solve(name))
+
+    def _once(self, key: Any, shown: str, make: Callable[[], str]) -> str:
+        """A size that `make` computes for the node that first asks for it, and for all others."""
+        if key not in self._sizes:
+            # It outlives that node: its value must keep its name.
             outside = self.path, self._made
-            self.path, self._made = f"size/{name}", {}
-            self._symbols[name] = self._solve(name)
+            self.path, self._made = f"size/{shown}", {}
+            self._sizes[key] = make()
             self.path, self._made = outside
-        return self._symbols[name]
+        return self._sizes[key]
 
     def _solve(self, name: str) -> str:
         """The symbol from an axis of an input that is `scale · name + offset`, simplest first."""
@@ -192,6 +215,7 @@ class Build:
             if self._name(ref) != name:
                 self.path = f"output/{name}"
                 self.nodes.append(helper.make_node("Identity", [self._name(ref)], [name], self._fresh(self.path)))
+        arrange(self.nodes, self.initializers, self.graph.outputs)
 
     def _node(self, node: Node) -> None:
         rule = RULES.get(node.op)

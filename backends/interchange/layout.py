@@ -37,7 +37,7 @@ def _arange(b: Build, op: c.Arange) -> str:
 
 @RULES(m.Reshape)
 def _reshape(b: Build, op: m.Reshape, x: str) -> str:
-    return b("Reshape", x, b.vector(op.size, infer=True))
+    return b.reshape(x, b.type(0).shape, b.result.shape)
 
 
 @RULES(m.Permute)
@@ -85,7 +85,7 @@ def _repeat(b: Build, op: m.Repeat, x: str) -> str:
     shape = b.type(0).shape
     new = len(op.repeats) - len(shape)
     if new:
-        x = b("Reshape", x, b.vector((1,) * new + shape, infer=True))
+        x = b("Unsqueeze", x, b.constant(list(range(new))))
     return b("Tile", x, b.vector(op.repeats))
 
 

@@ -71,4 +71,4 @@ def _joined(b: Build, op: r.Recurrent, output: str, *, last: bool) -> str:
     turned = b("Transpose", output, perm=[2, 0, 1, 3] if last else [0, 2, 1, 3])
     n, t, features = b.result.shape
     shape: tuple[Dim, ...] = (n, t, features) if last else (t, n, features)
-    return b("Reshape", turned, b.vector(shape, infer=True))
+    return b.reshape(turned, shape[:2], shape)
