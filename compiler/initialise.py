@@ -52,10 +52,11 @@ def draw(parameter: Parameter, seed: int = 0) -> Array:
         raise _refuse(parameter, "unfit-initialiser", f"is of dtype {dtype} and cannot be drawn from {kind}")
     drawn = DType.F64 if dtype is DType.F64 else DType.F32
     working = drawn.as_numpy if dtype.is_float else dtype.as_numpy
-    return _DRAW[kind](_generator(parameter.path, seed), shape, working, arguments).astype(dtype.as_numpy, copy=False)
+    return _DRAW[kind](generator(parameter.path, seed), shape, working, arguments).astype(dtype.as_numpy, copy=False)
 
 
-def _generator(path: str, seed: int) -> Generator:
+def generator(path: str, seed: int) -> Generator:
+    """Random numbers of a parameter's own."""
     from numpy.random import Generator, Philox
 
     digest = blake2b(f"{seed}\0{path}".encode(), digest_size=16).digest()

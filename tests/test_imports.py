@@ -58,6 +58,8 @@ BUILDS_ON = {
     "explain": "library",
     "bisect": "pipeline",
     "reproduce": "pipeline rewrite",
+    "probe": "passes weights",
+    "measure": "pipeline probe backend",
     "backend": "diagnostic",
     "model": "backend cost text weights target library report",
     "program": "elaboration model",
@@ -68,7 +70,7 @@ BUILDS_ON = {
     "grammar": "",
     "specs": "",
     "backends": "passes diagnostic weights target",
-    "netc": "expectation reference format feed specs backends compare dot report explain bisect reproduce",
+    "netc": "expectation reference format feed specs backends compare dot report explain bisect reproduce measure",
 }
 
 HEAVY = frozenset({"torch", "tvm", "onnx", "onnxruntime", "transformers"})
