@@ -272,7 +272,8 @@ def test_the_small_version_tells_every_module() -> None:
     assert Elements(text).open == []
     assert text.count("<summary>") > 50
     assert "28.3M parameters · 4.49G MACs" in text
-    assert "<b>qkv</b> <small>linear</small>" in text
+    assert "peak 11.5MiB at N = 1" in text
+    assert "<b>qkv</b> <small>linear f32[1, 56, 56, 288]</small><span class=n>86.7M MACs · 27.9k parameters" in text
     assert "x: f32[N, 3, 224, 224]" in text
     assert "→ logits: f32[N, 1000]" in text
 
@@ -564,6 +565,10 @@ def test_what_was_removed_leads_to_what_stands_there(driver: webdriver.Chrome, f
     assert rows[0] == "layer1.0.bn2\nbatch_norm, removed by fold"
     p.press(Keys.ENTER)
     assert p.said("#details .verdict") == "removed by fold\nIn its place stands %layer1.0.conv2."
+    assert p.run(
+        "const r = e => document.querySelector(e).getBoundingClientRect();"
+        "return r('.source mark').right < r('.source .text').right"
+    ), "a long line is scrolled to the mark"
     assert "n:layer1.0.conv2" in p.drawn()
     p.shot("1-gone")
     p.find("#details .verdict p .link").click()
@@ -612,6 +617,11 @@ def test_the_mouse_pans_zooms_and_chooses(driver: webdriver.Chrome, swin: Trace,
     assert p.said("#details h2") == "permute permute"
     lit = len(p.all(".edge.lit"))
     assert lit == 2
+    arrows = "return document.querySelectorAll('[marker-end*=lit]').length"
+    assert p.run(arrows) == 2
+    p.press(Keys.ESCAPE)
+    assert (p.run(arrows), len(p.all(".edge.lit, .chosen"))) == (0, 0)
+    p.box("n:permute").click()
     place = p.box("n:permute").rect
     canvas = p.find("#canvas")
     drag = ActionChains(driver).move_to_element_with_offset(canvas, -300, 200).click_and_hold()

@@ -237,7 +237,6 @@ function choose() {
     const item = selected();
     const key = item ? shownFor(item) : null;
     for (const element of $("world").querySelectorAll(".chosen, .lit")) element.classList.remove("chosen", "lit");
-    if (!key) return;
     for (const element of $("world").querySelectorAll("[data-key]")) if (element.dataset.key === key) element.classList.add("chosen");
     for (const path of $("world").querySelectorAll(".edge")) {
         const lit = path.edge.net.key === key || path.edge.to?.key === key;
@@ -406,6 +405,10 @@ function tell() {
     else if (state.selected?.startsWith("n:")) panel.replaceChildren(...tellGone(state.selected.slice(2)));
     else panel.replaceChildren(...tellGroup(tree().root));
     panel.scrollTop = 0;
+    for (const source of panel.querySelectorAll(".source .text")) {
+        const marked = source.querySelector("mark");
+        if (marked && marked.offsetLeft + Math.min(marked.offsetWidth, 160) > source.clientWidth) source.scrollLeft = marked.offsetLeft - 70;
+    }
 }
 
 function crumbs(item) {

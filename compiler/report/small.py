@@ -12,6 +12,7 @@ from .collect import assumed
 
 _ROWS = 1000
 """More rows than this are cut off: a notebook keeps its output in its file."""
+_BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 _STYLE = (
     ".netc{font:13px/1.5 system-ui,sans-serif;max-width:60em}.netc table{border-collapse:collapse}"
     ".netc details{margin-left:1.2em}.netc .leaf{margin-left:2.2em}.netc summary{cursor:pointer}"
@@ -29,7 +30,7 @@ def small(graph: Graph) -> str:
     total = report.total
     head = (
         f"<b>{html.escape(graph.name)}</b> <small>{len(graph.nodes):,} nodes · {_brief(total.parameters)} parameters · "
-        f"{_brief(total.macs)} MACs · peak {_brief(total.peak)}B{html.escape(at)}</small>"
+        f"{_brief(total.macs)} MACs · peak {_brief(total.peak, 1024, _BYTES)}{html.escape(at)}</small>"
     )
     interface = "".join(f"<div class=leaf><code>{html.escape(line)}</code></div>" for line in _interface(graph))
     return f'<div class="netc"><style>{_STYLE}</style>{head}{interface}{"".join(_tree(report.rows[1:]))}</div>'
@@ -48,9 +49,11 @@ def _tree(rows: Sequence[Row]) -> Iterator[str]:
     for row, after in zip(rows[:_ROWS], (*rows[1:], None), strict=False):
         yield "</details>" * (open_ - row.depth + 1)
         open_ = min(open_, row.depth - 1)
-        name = html.escape(row.path.rpartition(".")[2])
-        numbers = ", ".join(f"{_brief(n)} {unit}" for n, unit in ((row.macs, "MACs"), (row.parameters, "param")) if n)
-        line = f"<b>{name}</b> <small>{html.escape(row.kind)}</small><span class=n>{numbers}</span>"
+        name = row.path.rpartition(".")[2]
+        counts = ((row.macs, "MACs"), (row.parameters, "parameters"))
+        numbers = " · ".join(f"{_brief(n)} {unit}" for n, unit in counts if n)
+        told = " ".join(([] if name.startswith(row.kind) else [row.kind]) + [str(t) for t in row.output])
+        line = f"<b>{html.escape(name)}</b> <small>{html.escape(told)}</small><span class=n>{numbers}</span>"
         if after is not None and after.depth > row.depth:
             yield f"<details><summary>{line}</summary>"
             open_ += 1
@@ -61,12 +64,10 @@ def _tree(rows: Sequence[Row]) -> Iterator[str]:
         yield f"<div class=leaf><small>and {len(rows) - _ROWS:,} rows more</small></div>"
 
 
-def _brief(number: Dim) -> str:
+def _brief(number: Dim, step: int = 1000, units: Sequence[str] = ("", "k", "M", "G", "T")) -> str:
     """`4490566656` → `4.49G`."""
     assert isinstance(number, int)
-    value = float(number)
-    for unit in ("", "k", "M", "G"):
-        if value < 1000:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g}T"
+    value, at = float(number), 0
+    while value >= step and at < len(units) - 1:
+        value, at = value / step, at + 1
+    return f"{value:.{0 if value >= 100 or not at else 1 if value >= 10 else 2}f}{units[at]}"
