@@ -20,7 +20,8 @@ from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from itertools import islice, takewhile
+from typing import Literal, NamedTuple
 
 from .graph import Graph, Node, ParameterRef, Ref, Value
 
@@ -126,7 +127,7 @@ class _Numbers:
 class _Side:
     """A graph as numbered vertices: parameters first, then nodes in order. Edges have their operands as labels."""
 
-    def __init__(self, graph: Graph, numbers: _Numbers, outputs: Mapping[str, int]) -> None:
+    def __init__(self, graph: Graph, numbers: _Numbers, ends: Iterable[Ref]) -> None:
         self.graph = graph
         self.refs: list[Ref] = [*map(ParameterRef, graph.parameters), *(Value(path) for path in graph.nodes)]
         self.number = {ref: i for i, ref in enumerate(self.refs)}
@@ -134,16 +135,16 @@ class _Side:
         self.reads: list[list[_Link]] = [[] for _ in self.refs]
         self.users: list[list[_Link]] = [[] for _ in self.refs]
         self.ends: list[list[tuple[int, int]]] = [[] for _ in self.refs]
-        """The outputs of the graph that a vertex is: numbers and which of its values."""
+        """The outputs and taps of the graph that a vertex is: their numbers, and which of its values."""
         for i, node in enumerate(graph.nodes.values(), self.first):
             for operand, ref in enumerate(node.inputs):
                 if ref is not None:
                     source, output = self.at(ref)
                     self.reads[i].append(_Link(operand, output, source))
                     self.users[source].append(_Link(operand, output, i))
-        for name, ref in graph.outputs.items():
+        for number, ref in enumerate(ends):
             source, output = self.at(ref)
-            self.ends[source].append((outputs[name], output))
+            self.ends[source].append((number, output))
         nodes = graph.nodes.values()
         self.automatic = [False] * self.first + [unnamed(n) for n in nodes]
         self.scopes = {"", *(scope for path in graph.nodes for scope in above(path))}
@@ -213,9 +214,9 @@ class _Pairing:
 
     def __init__(self, a: Graph, b: Graph) -> None:
         self.numbers = _Numbers()
-        names = _outputs(a, b)
-        self.a = _Side(a, self.numbers, names[0])
-        self.b = _Side(b, self.numbers, names[1])
+        here, there = _ends(a, b)
+        self.a = _Side(a, self.numbers, here)
+        self.b = _Side(b, self.numbers, there)
         self.pairs: dict[int, int] = {}
         self.back: dict[int, int] = {}
 
@@ -234,7 +235,9 @@ class _Pairing:
         self._spread(kind)
         self._same_paths(kind, beside=False)
         self._spread(kind)
-        self._replacements()
+        self._ends(kind, plausible=False)
+        self._spread(kind, accept="any")
+        self._replacements(kind)
         nodes: dict[str, str] = {}
         parameters: dict[str, str] = {}
         for i, j in sorted(self.pairs.items()):
@@ -284,20 +287,30 @@ class _Pairing:
                 found[label][1].append(j)
         return {label: group for label, group in found.items() if group[1]}
 
-    def _spread(self, labels: _Both, seeds: Iterable[tuple[int, int]] | None = None, *, forced: bool = False) -> None:
+    def _spread(
+        self,
+        labels: _Both,
+        seeds: Iterable[tuple[int, int]] | None = None,
+        accept: Literal["plausible", "forced", "any"] = "plausible",
+    ) -> list[tuple[int, int]]:
         """Pair what reads a pair, and what it reads, in the same place and with the same label, and so on.
 
-        With `forced` only where there is no choice, but whatever the names."""
+        With `accept="forced"` only where there is no choice, but whatever the names; with "any" whatever the names.
+        """
+        found: list[tuple[int, int]] = []
         waiting = list(self.pairs.items() if seeds is None else seeds)
         while waiting:
             made: list[tuple[int, int]] = []
             for i, j in waiting:
                 for here, there in self._neighbours(labels, i, j):
-                    for pair in self._alike(here, there):
-                        if len(here) == len(there) == 1 if forced else self._plausible(*pair):
-                            self._pair(*pair)
-                            made.append(pair)
+                    if accept != "forced" or len(here) == len(there) == 1:
+                        for pair in self._alike(here, there):
+                            if accept != "plausible" or self._plausible(*pair):
+                                self._pair(*pair)
+                                made.append(pair)
             waiting = made
+            found += made
+        return found
 
     def _plausible(self, i: int, j: int) -> bool:
         """Whether names do not speak against a pair: neither has a free vertex of its own name and kind to be paired
@@ -351,7 +364,7 @@ class _Pairing:
         for here, there in groups.values():
             if len(here) == len(there) == 1:
                 self._pair(here[0], there[0])
-        self._spread(labels, forced=True)
+        self._spread(labels, accept="forced")
         for label, (here, there) in groups.items():
             waiting = deque(there)
             for i in here:
@@ -361,15 +374,15 @@ class _Pairing:
                     break
                 if i not in self.pairs:
                     beside = self._beside(labels, i)
-                    choices = [waiting[0]] if beside is None else beside
-                    same = self.b.number.get(self.a.refs[i], -1)
-                    if same in choices or (
-                        beside is None and same >= 0 and self._free(i, same) and labels[1][same] == label
-                    ):
-                        choices = [same]
-                    if choices:
-                        self._pair(i, choices[0])
-                        self._spread(labels, [(i, choices[0])], forced=True)
+                    if beside is None:
+                        same = self.b.number.get(self.a.refs[i], -1)
+                        beside = [j for j in (same, *islice(waiting, CHOICES)) if j >= 0 and j not in self.back]
+                        beside = [j for j in beside if labels[1][j] == label]
+                    if beside:
+                        path = self.a.path(i)
+                        choice = min(beside, key=lambda j, path=path: _distance(path, self.b.path(j)))
+                        self._pair(i, choice)
+                        self._spread(labels, [(i, choice)], accept="forced")
 
     def _beside(self, labels: _Both, i: int) -> list[int] | None:
         """The free vertices of one label with `i` beside the counterparts of all that is beside it; None: any."""
@@ -433,15 +446,15 @@ class _Pairing:
         known = {(o, k, self.a.refs[v]) for o, k, v in here}
         return any((o, k, self.b.refs[v]) in known for o, k, v in there)
 
-    def _ends(self, labels: _Both) -> None:
-        """Inputs of the graph in their order, and its outputs by name, else in their order."""
+    def _ends(self, labels: _Both, *, plausible: bool = True) -> None:
+        """Inputs of the graph in their order; its taps by name, and its outputs by name, else in their order."""
         inputs = ([s.number[n.value] for n in s.graph.inputs.values()] for s in (self.a, self.b))
         ends: list[dict[tuple[int, int], int]] = [
             {end: v for v, all in enumerate(s.ends) for end in all} for s in (self.a, self.b)
         ]
         pairs = [*self._alike(*inputs), *((v, ends[1][end]) for end, v in ends[0].items() if end in ends[1])]
         for i, j in pairs:
-            if labels[0][i] == labels[1][j] and self._free(i, j):
+            if labels[0][i] == labels[1][j] and self._free(i, j) and (not plausible or self._plausible(i, j)):
                 self._pair(i, j)
 
     def _same_surroundings(self, labels: _Both) -> None:
@@ -458,38 +471,61 @@ class _Pairing:
                             self._pair(*pair)
             self._spread((self.a.look, self.b.look))
 
-    def _replacements(self) -> None:
-        """What reads the counterparts of what a node read and is read by those of its readers, if nothing else does."""
-        found: dict[int, list[int]] = {}
-        for i in range(self.a.first, len(self.a.refs)):
-            if i not in self.pairs and self.a.reads[i]:
-                operand, output, source = self.a.reads[i][0]
-                readers = {(o, self.pairs.get(v)) for o, _, v in self.a.users[i]}
-                place = self.pairs.get(source)
-                if place is not None:
-                    found[i] = [
-                        v
-                        for o, k, v in self.b.users[place]
-                        if (o, k) == (operand, output)
-                        and v not in self.back
-                        and any((p, w) in readers for p, _, w in self.b.users[v])
-                    ]
-        wanted = Counter(j for there in found.values() for j in there)
-        for i, there in found.items():
-            if len(there) == 1 and wanted[there[0]] == 1:
-                self._pair(i, there[0])
+    def _replacements(self, kind: _Both) -> None:
+        """Another operator that alone reads the same and is read by the same, and what its pair leads to."""
+        anything = [0] * len(self.a.refs), [0] * len(self.b.refs)
+        waiting = list(self.pairs.items())
+        while waiting:
+            made: list[tuple[int, int]] = []
+            for i, j in waiting:
+                for here, there in self._neighbours(anything, i, j):
+                    if len(here) == len(there) == 1:
+                        pair = here[0], there[0]
+                        if self._free(*pair) and self._read_alike(kind, *pair):
+                            self._pair(*pair)
+                            made.append(pair)
+            waiting = made + self._spread(kind, made, accept="any")
+
+    def _read_alike(self, kind: _Both, i: int, j: int) -> bool:
+        """Whether two nodes are the same output, or have readers that are a pair or could be one."""
+        if i < self.a.first or j < self.b.first:
+            return False
+        places = {(o, self.pairs[v]) for o, _, v in self.a.users[i] if v in self.pairs}
+        kinds = {(o, kind[0][v]) for o, _, v in self.a.users[i] if v not in self.pairs}
+        return not {*self.a.ends[i]}.isdisjoint(self.b.ends[j]) or any(
+            (o, v) in places or (v not in self.back and (o, kind[1][v]) in kinds) for o, _, v in self.b.users[j]
+        )
 
 
 RADIUS = 4
 """How far around a node its surroundings are compared."""
 
 
+CHOICES = 16
+"""Among how many equal nodes the one with the most similar name is chosen."""
+
+
 def _last(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def _outputs(a: Graph, b: Graph) -> tuple[dict[str, int], dict[str, int]]:
-    """Numbers for the outputs of two graphs: those of one name share one, then the others in their order."""
-    here = [n for n in a.outputs if n in b.outputs] + [n for n in a.outputs if n not in b.outputs]
-    there = [n for n in a.outputs if n in b.outputs] + [n for n in b.outputs if n not in a.outputs]
-    return {name: i for i, name in enumerate(here)}, {name: i for i, name in enumerate(there)}
+def _distance(here: str, there: str) -> int:
+    """How many names two paths do not have in common at their ends."""
+    left, right = here.split("."), there.split(".")
+    pairs = zip(reversed(left), reversed(right), strict=False)
+    return len(left) + len(right) - 2 * sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _ends(a: Graph, b: Graph) -> tuple[list[Ref], list[Ref]]:
+    """The taps and outputs that graphs have in common by name, then the other outputs in their order."""
+    taps = [name for name in a.taps if name in b.taps]
+    common = [name for name in a.outputs if name in b.outputs]
+    here, there = (
+        [
+            *(g.taps[n] for n in taps),
+            *(g.outputs[n] for n in common),
+            *(r for n, r in g.outputs.items() if n not in common),
+        ]
+        for g in (a, b)
+    )
+    return here, there

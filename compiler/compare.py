@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .align import Alignment, above, align, unnamed
-from .cost import cost
+from .cost import cost, free_symbols
 from .diff import Difference, differences, operand_names
 from .graph import Graph, Node, ParameterRef, Ref, Value
 from .types import Dim
@@ -22,10 +22,11 @@ from .types import Dim
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """A scope, node or parameter under another path. `nodes` are those that went with it, `moved` says that it left the
-    scope that it was in, `automatic` that only the number of a name that nobody gave has changed."""
+    """A scope, node, parameter, output or tap under another path or name. `nodes` are those that went with it, `moved`
+    says that it left the scope that it was in, `automatic` that only the number of a name that nobody gave has changed.
+    """
 
-    what: Literal["scope", "node", "parameter"]
+    what: Literal["scope", "node", "parameter", "output", "tap"]
     before: str
     after: str
     nodes: int = 0
@@ -139,13 +140,16 @@ def compare(a: Graph, b: Graph, bind: Mapping[str, int] | None = None) -> Compar
     """Compare two graphs. Costs are those of inference, with the symbols in `bind` replaced by numbers.
 
     Raises:
-        NetcError: where `bind` does not fit one of the graphs (`bind`).
+        NetcError: where `bind` names a symbol of neither graph, or gives one a number below 1 (`bind`).
     """
     return _Comparing(a, b).done(bind)
 
 
 def _costs(a: Graph, b: Graph, bind: Mapping[str, int] | None) -> Iterator[Change]:
-    before, after = cost(a, bind).total, cost(b, bind).total
+    known = free_symbols(a), free_symbols(b)
+    unknown = {name for name in bind or () if name not in known[0] | known[1]}
+    binds = [{name: size for name, size in (bind or {}).items() if name in free | unknown} for free in known]
+    before, after = cost(a, binds[0]).total, cost(b, binds[1]).total
     yield Change("parameters", before.parameters, after.parameters)
     yield Change("MACs", before.macs, after.macs)
     yield Change("activation bytes", before.activations, after.activations)
@@ -171,7 +175,10 @@ class _Comparing:
         moves = list(self._moves([o for o in operands if not self.ways.explain(o)]))
         follows = {(o.what, o.path, o.name) for o in operands if self.ways.explain(o)}
         follows |= {(o.what, o.path, o.name) for o in operands if any(_within(o.path, m.path) for m in moves)}
+        renames = [*self._renames(), *self._named()]
+        renamed = {(r.what, name) for r in renames if r.what in ("tap", "output") for name in (r.before, r.after)}
         told = [d for d in found if d.what in ("tap", "output") or (d.kind == "changed" and d.what != "graph")]
+        told = [d for d in told if (d.what, d.path) not in renamed]
         told.sort(key=lambda d: d.what != "scope")
         follows |= {("parameter", d.path, "initialiser") for d in found if d.aspect == "type" and self._bounds(d)}
         results = [d.aspect == "result" or (d.what, d.path, d.aspect) in follows for d in told]
@@ -179,7 +186,7 @@ class _Comparing:
             self.a.name,
             self.b.name,
             len(self.pairs.nodes),
-            tuple(self._renames()),
+            tuple(renames),
             tuple(moves),
             tuple(d for d, result in zip(told, results, strict=True) if not result),
             tuple(_parts(self.a, self.pairs)),
@@ -228,6 +235,22 @@ class _Comparing:
                     moved = after.rpartition(".")[0] != image.rpartition(".")[0]
                     nodes = inside[before, after] if what == "scope" else 0
                     yield Rename(what, before, after, nodes, moved, automatic and not moved)
+
+    def _named(self) -> Iterator[Rename]:
+        """Outputs and taps of the same value under names that only one graph has."""
+        tables: list[tuple[Literal["output", "tap"], Mapping[str, Ref], Mapping[str, Ref]]] = [
+            ("output", self.a.outputs, self.b.outputs),
+            ("tap", self.a.taps, self.b.taps),
+        ]
+        for what, here, there in tables:
+            free: dict[Ref, list[str]] = {}
+            for name, ref in reversed([*there.items()]):
+                if name not in here:
+                    free.setdefault(ref, []).append(name)
+            for name, ref in here.items():
+                image = self.pairs.ref(ref)
+                if name not in there and image is not None and free.get(image):
+                    yield Rename(what, name, free[image].pop())
 
     def _moves(self, open: list[_Operand]) -> Iterator[Move]:
         """The scopes that, taken out of both graphs, leave the most of these operands explained."""
@@ -378,7 +401,12 @@ class _Writer:
             return f"{title}: equal up to names"
         removed, added = (sum(p.nodes for p in parts) for parts in (c.removed, c.added))
         changed, parameters = (len({d.path for d in c.changes if d.what == w}) for w in ("node", "parameter"))
-        counts = (("removed", removed), ("added", added), ("changed", changed))
+        counts = (
+            ("removed", removed),
+            ("added", added),
+            ("changed", changed),
+            ("moved", sum(m.nodes for m in c.moves)),
+        )
         told = [f"{_count(c.paired, 'node')} in both", *(f"{number} {word}" for word, number in counts if number)]
         told += [f"{_count(parameters, 'parameter')} changed"] if parameters else []
         return f"{title}: {', '.join(told)}"
@@ -398,7 +426,10 @@ class _Writer:
         automatic = [r for r in self.c.renames if r.automatic]
         if automatic:
             first = automatic[0]
-            yield f"{_count(len(automatic), 'node')} without names of their own: {first.before} is now {first.after}, …"
+            yield (
+                f"{_count(len(automatic), 'node')} without names of their own: {first.before} is now {first.after}"
+                + (", …" if len(automatic) > 1 else "")
+            )
 
     def _consequences(self) -> Iterator[str]:
         results = {(d.what, d.path) for d in self.c.consequences if d.aspect == "result"}
@@ -440,7 +471,7 @@ def _changes(changes: Iterable[Difference]) -> Iterator[tuple[str, str]]:
         owner, _, name = path.rpartition(".") if what == "parameter" else (path, "", "")
         names.setdefault((what, owner, ", ".join(texts)), []).append(name)
     for (what, owner, text), several in names.items():
-        mark = {"node": "", "parameter": "@"}.get(what, f"{what} ")
+        mark = {"node": "", "parameter": "@"}.get(what, f"{what} " if owner else "the whole model")
         last = several[0] if len(several) == 1 else f"{{{','.join(several)}}}"
         yield ".".join(filter(None, (owner, last))), f"{mark}{{}}: {text}"
 

@@ -150,7 +150,7 @@ def cost(graph: Graph, bind: Mapping[str, int] | None = None, phase: Literal["tr
         NetcError: where `bind` names no symbol of the graph, or gives one a number below 1 (`bind`).
     """
     bind = dict(bind or {})
-    _check(bind, _symbols(graph))
+    _check(bind, free_symbols(graph))
     measure = _Measure(graph, phase, bind)
     return Report(
         graph.name,
@@ -164,7 +164,8 @@ def cost(graph: Graph, bind: Mapping[str, int] | None = None, phase: Literal["tr
     )
 
 
-def _symbols(graph: Graph) -> frozenset[str]:
+def free_symbols(graph: Graph) -> frozenset[str]:
+    """The symbols that the sizes of a graph depend on."""
     types = {t for node in graph.inputs.values() for t in node.types} | {p.type for p in graph.parameters.values()}
     return frozenset(name for t in types for d in t.shape for name in symbols(d))
 
