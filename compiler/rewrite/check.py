@@ -22,7 +22,7 @@ from ..text import literal, print_graph
 from ..types import DType, TensorType, substitute, symbols
 from .apply import Rewriter, replace_match
 from .evaluate import Absent, Rest
-from .instance import Found, Instance, generate
+from .instance import INSIDE, Found, Instance, generate
 from .pattern import Rule
 
 if TYPE_CHECKING:
@@ -121,15 +121,16 @@ def _ends(rules: Sequence[Rule], instance: Instance) -> None:
 
 def _compare(rule: Rule, pairs: Sequence[tuple[Instance, Graph]], seed: int) -> None:
     """Compute both sides of every instance, in the phases in which the rule applies."""
+    executor = backend("pytorch")
     compared = 0
     failure = ""
     for instance, after in pairs:
         for training in _modes(rule, instance.graph, after):
-            before_run, problem = _runner(instance.graph, training)
+            before_run, problem = _runner(executor, instance.graph, training)
             if before_run is None:
                 failure = problem
                 continue
-            after_run, problem = _runner(after, training)
+            after_run, problem = _runner(executor, after, training)
             for probe, size in enumerate(_SIZES):
                 arrays = _probe(instance, size, seed, awkward=probe > 0)
                 expected, problem_before = before_run(arrays)
@@ -140,7 +141,8 @@ def _compare(rule: Rule, pairs: Sequence[tuple[Instance, Graph]], seed: int) -> 
                 if got is None:
                     raise NetcError([_wrong(rule, f"what it makes cannot be computed: {problem}", instance)])
                 for name, a, b in zip(instance.graph.outputs, expected, got, strict=True):
-                    difference = _difference(rule.contract, name, a, b)
+                    contract = rule.contract if name != INSIDE else Contract()
+                    difference = _difference(contract, name, a, b)
                     if difference is not None:
                         raise NetcError([_broken(rule, difference, instance, training)])
                     compared += _finite(a)
@@ -163,10 +165,10 @@ def _modes(rule: Rule, *graphs: Graph) -> tuple[bool, ...]:
 _Run = Callable[[Sequence[Any]], tuple["list[Array] | None", str]]
 
 
-def _runner(graph: Graph, training: bool) -> tuple[_Run | None, str]:
+def _runner(executor: Any, graph: Graph, training: bool) -> tuple[_Run | None, str]:
     """The function of a graph in float64, or why there is none."""
     try:
-        reference = backend("pytorch").Reference(_doubled(graph), training=training)
+        reference = executor.Reference(_doubled(graph), training=training)
     except NetcError as error:
         return None, error.diagnostics[0].message
 

@@ -28,10 +28,12 @@ Known = TensorType | None | Any
 """The type of an operand, None where it is absent, any other object where it is free."""
 
 
-def data(above: Sequence[str], dtype: DType, random: Random) -> TensorType | None:
-    """A type for the data that goes through these operators, the outermost first; None where only a sample of the
-    last one fits."""
+def data(above: Sequence[str], dtype: DType, random: Random, rank: int | None = None) -> TensorType | None:
+    """A type for the data that goes through these operators, the outermost first, of this rank where it is asked for;
+    None where only a sample of the last one fits."""
     last = above[-1]
+    if rank is not None:
+        return TensorType(dtype, tuple(random.choice(_SIZES) for _ in range(rank)))
     spatial = [n for n in above if _spatial(n)]
     if last in _BY_SAMPLE and (not spatial or last in spatial):
         return None
@@ -60,17 +62,24 @@ def _image(spatial: int, random: Random) -> Shape:
     return (random.choice((1, 2, 2, 3)), random.choice((1, 2, 3, 4, 4, 6)), *size)
 
 
+def other_channels(kind: TensorType, random: Random) -> TensorType:
+    """The same type, with another number of channels at times."""
+    if kind.rank < 2 or random.random() < 0.7:
+        return kind
+    return TensorType(kind.dtype, (kind.shape[0], random.choice(_SIZES), *kind.shape[2:]))
+
+
 def complete(
     cls: type[Operator],
     fixed: Mapping[str, Any],
     types: Sequence[Known],
     literal: Sequence[bool],
     random: Random,
-    earlier: Sequence[Operator],
+    earlier: tuple[Operator, tuple[int, ...]] | None,
 ) -> tuple[Operator, list[Any]]:
     """An operator with the attributes `fixed`, and types for its free operands; `literal` ones are numbers.
 
-    `earlier` are operators of this kind that the same graph holds: some rules want their attributes equal.
+    `earlier` is an operator of this kind that the same graph holds, and its kernel, where this one is to be like it.
 
     Raises:
         Unfit: where nothing that was tried fits.
@@ -109,15 +118,16 @@ class _Completion:
         """The first operand that is known."""
         return next((x for x in self.types if isinstance(x, TensorType)), None)
 
-    def run(self, earlier: Sequence[Operator]) -> Operator:
+    def run(self, earlier: tuple[Operator, tuple[int, ...]] | None) -> Operator:
         self.sample = _sample(self.cls, self.types, self.random)
         self._measure()
         if self.sample is not None:
             self.attributes = self.sample.op.attributes()
         if self.x is not None:
             self.kernel = self._kernel(self.x)
-        if earlier and self.random.random() < 0.5:
-            self.attributes = self.random.choice(earlier).attributes()
+        if earlier is not None:
+            self.attributes = earlier[0].attributes()
+            self.kernel = earlier[1] or self.kernel
         elif self.x is not None and self.cls.name not in _WHOLE:
             self._draw()
         self.op = validate(self.cls, {**self.attributes, **self.fixed})
@@ -170,7 +180,11 @@ class _Completion:
             raise Unfit(f"nothing is known about the inputs of {name}")
         operand = self.cls.operands[min(i, len(self.cls.operands) - 1)].name
         if name in _WEIGHTS:
-            return TensorType(x.dtype, _WEIGHTS[name](self, operand))
+            return TensorType(x.dtype if name != "embedding" else DType.F32, _WEIGHTS[name](self, operand))
+        if name == "matmul" and x.rank > 1:
+            batch = x.shape[:-2] if random.random() < 0.75 else ()
+            free = random.choice((1, 2, 3, x.shape[-1], x.shape[-2]))
+            return TensorType(x.dtype, (*batch, x.shape[-1], free) if i else (*batch, free, x.shape[-2]))
         if name in _BINARY or name == "where":
             numbers = [t for t in self.types[name == "where" : i + 1] if isinstance(t, TensorType)]
             dtype = numbers[-1].dtype if numbers else DType.F32
@@ -419,6 +433,16 @@ def _ones(c: _Completion) -> list[int] | None:
     return None if c.random.random() < 0.2 else ones[: c.random.randint(0, len(ones))]
 
 
+def _parts(c: _Completion) -> list[int] | int:
+    """Two or three parts of an axis, which is drawn with them."""
+    dim = c.attributes["dim"] = c.fixed["dim"] if "dim" in c.fixed else _dim(c)
+    size = _size(c, dim)
+    if size < 2 or c.random.random() < 0.2:
+        return c.random.choice((1, 2))
+    cuts = sorted(c.random.sample(range(1, size), c.random.choice((1, 1, 2)) if size > 2 else 1))
+    return [b - a for a, b in zip([0, *cuts], [*cuts, size], strict=True)]
+
+
 def _clip(low: float, high: float) -> Callable[[_Completion], float | None]:
     return lambda c: None if c.random.random() < 0.25 else c.random.choice((0, 6, c.random.uniform(low, high)))
 
@@ -470,7 +494,8 @@ _ATTRIBUTES: dict[str, Callable[[_Completion], Any]] = {
     "stop": _of(None, -1, 2, 3),
     "step": _of(1, 1, 2),
     "chunks": _of(1, 2, 2, 3),
-    "split.sizes": _of(1, 2, 3),
+    "split.sizes": _parts,
+    "split.dim": lambda c: c.attributes["dim"],
     "repeat.repeats": lambda c: [c.random.choice((1, 2)) for _ in range(_rank(c))],
     "repeat_interleave.repeats": _of(1, 2, 3),
     "dtype": _of(DType.F32, DType.F32, DType.F64, DType.F16, DType.BF16, DType.I64, DType.BOOL),

@@ -19,7 +19,7 @@ from ..graph import Edit, Graph, Input, Node, Parameter, ParameterRef, Phase, Re
 from ..operators.operator import OPERATORS, SAMPLES, Initialiser, Operator, ShapeError, validate
 from ..text import print_graph
 from ..types import DType, Expression, TensorType, symbol
-from .draw import Unfit, complete, data
+from .draw import Unfit, complete, data, other_channels
 from .evaluate import Absent, RuleEvaluator
 from .match import Match, Matcher
 from .pattern import (
@@ -38,9 +38,15 @@ from .pattern import (
     renamed,
 )
 
+INSIDE = "inside"
+"""The output that is a value inside what is matched, where there is one: a rule must leave it as it is."""
 _TRIES = 100
 """So many graphs are drawn at most for each instance that is asked for."""
-_DTYPES = (*[DType.F32] * 7, DType.F64, DType.BF16, DType.F16, DType.I64)
+_PATIENCE, _ENOUGH = 600, 8
+"""After so many tries, so many instances are enough."""
+_DTYPES = (*[DType.F32] * 7, DType.F64, DType.BF16, DType.F16, DType.I64, DType.I64, DType.BOOL)
+_STRIDE = 5
+"""Through the dtypes from graph to graph: each is met in turn, the rare ones early."""
 _POSITIVE = {(s.op.name, i) for s in SAMPLES for i in s.positive}
 """Operators and the operands that they want positive: roots, logarithms, divisors, variances."""
 
@@ -71,10 +77,10 @@ def generate(rule: Rule, count: int, seed: int = 0) -> Found:
     random = Random(f"{seed} {rule.name}")
     asked = _asked(rule)
     seen: set[str] = set()
-    for _ in range(_TRIES * count):
-        if len(found.instances) == count:
+    for tries in range(_TRIES * count):
+        if len(found.instances) == count or (tries > _PATIENCE and len(found.instances) >= _ENOUGH):
             break
-        growing = _Growing(rule, random, asked)
+        growing = _Growing(rule, random, asked, _DTYPES[tries * _STRIDE % len(_DTYPES)])
         try:
             graph, root = growing.graph()
         except (ShapeError, Unfit) as error:
@@ -106,12 +112,14 @@ class _Asked:
     absent: frozenset[str]
     values: Mapping[str, Sequence[Any]]
     """Numbers, texts and lists that a capture is compared with."""
+    ranks: Mapping[str, int]
 
 
 def _asked(rule: Rule) -> _Asked:
     constant: set[str] = set()
     absent: set[str] = set()
     values: dict[str, list[Any]] = {}
+    ranks: dict[str, int] = {}
     evaluator = RuleEvaluator(rule, {}, Matcher(Graph("none")))
     for e in (part for condition in rule.conditions for part in _parts(condition)):
         if isinstance(e, t.Call) and isinstance(e.function, t.Name):
@@ -122,9 +130,11 @@ def _asked(rule: Rule) -> _Asked:
                 absent.update(names)
         if isinstance(e, t.Binary) and e.op in ("==", "in", "<=", ">="):
             for name, other in ((e.left, e.right), (e.right, e.left)):
+                if isinstance(name, t.Attribute) and isinstance(name.value, t.Name) and name.name.text == "rank":
+                    ranks.update((name.value.text, rank) for rank in _proposed(evaluator, "==", other))
                 if isinstance(name, t.Name):
                     values.setdefault(name.text, []).extend(_proposed(evaluator, e.op, other))
-    return _Asked(frozenset(constant), frozenset(absent), values)
+    return _Asked(frozenset(constant), frozenset(absent), values, ranks)
 
 
 def _proposed(evaluator: RuleEvaluator, op: str, e: t.Expr) -> list[Any]:
@@ -152,7 +162,7 @@ _EXPRESSIONS = tuple(c for c in vars(t).values() if isinstance(c, type) and hasa
 class _Growing:
     """One graph, grown from the patterns of a rule."""
 
-    def __init__(self, rule: Rule, random: Random, asked: _Asked) -> None:
+    def __init__(self, rule: Rule, random: Random, asked: _Asked, dtype: DType) -> None:
         self.positive: set[str] = set()
         self._rule = rule
         self._random = random
@@ -164,8 +174,10 @@ class _Growing:
         self._roots: dict[str, Root] = {}
         self._patterns: dict[int, Pattern] = {}
         self._nodes: list[Node] = []
-        self._dtype = random.choice(_DTYPES)
+        self._dtype = dtype
         self._symbolic = random.random() < 0.25
+        self._alike = random.random() < 0.5
+        """Whether operators of one kind mostly have the same attributes, and inputs the same shapes."""
         self._phase: Phase = rule.phase if rule.phase != "both" and random.random() < 0.2 else "both"
         self._turns = 0
 
@@ -193,6 +205,9 @@ class _Growing:
             return
         pattern = cast(Apply, self._patterns[id(root)])
         value = self._apply(pattern, (), None, root.names[0])
+        outputs = len(self._edit.node(value.node).types)
+        if len(root.names) not in (1, outputs):
+            raise Unfit(f"{pattern.operator} has {outputs} outputs, not {len(root.names)}")
         for index, name in enumerate(root.names):
             self._values[name] = Value(value.node, index) if len(root.names) > 1 else value
 
@@ -211,7 +226,7 @@ class _Growing:
         roots = {cast(Value, self._values[name]).node for name in self._roots}
         inside = [n for n in self._nodes if n.path not in kept | roots and n.op.name != "identity"]
         if inside:
-            self._edit.output("inside", random.choice(inside).value)
+            self._edit.output(INSIDE, random.choice(inside).value)
 
     # ---------------------------------------------------------------------------------------------- structure
 
@@ -275,12 +290,12 @@ class _Growing:
         refs = [self._absent(cls, s, r) for s, r in zip(slots, refs, strict=True)]
         slots, refs = self._several(cls, slots, refs)
         types = [None if r is None else _UNKNOWN if r is _UNKNOWN else self._edit.type(r) for r in refs]
-        if all(x is _UNKNOWN or x is None for x in types) and slots:
-            self._first(cls, slots, types, above, wanted)
-        literal = [isinstance(part, Literal) for _, part, _ in slots]
         fixed = self._fixed(pattern)
-        earlier = [n.op for n in self._nodes if n.op.name == cls.name]
-        op, types = complete(cls, fixed, types, literal, self._random, earlier)
+        if all(x is _UNKNOWN or x is None for x in types) and slots:
+            rank = len(fixed["dims"]) if cls.name == "permute" and "dims" in fixed else None
+            self._first(cls, slots, types, above, wanted, rank)
+        literal = [isinstance(part, Literal) for _, part, _ in slots]
+        op, types = complete(cls, fixed, types, literal, self._random, self._earlier(cls))
         for i, (operand, part, many) in enumerate(slots):
             if refs[i] is _UNKNOWN:
                 index = min(i, len(cls.operands) - 1)
@@ -294,6 +309,15 @@ class _Growing:
         if pattern.label:
             self._values[pattern.label] = value
         return value
+
+    def _earlier(self, cls: type[Operator]) -> tuple[Operator, tuple[int, ...]] | None:
+        """An operator of this kind that the graph holds, at times, and the kernel of its weight."""
+        nodes = [n for n in self._nodes if n.op.name == cls.name]
+        if not nodes or self._random.random() > (0.95 if self._alike else 0.3):
+            return None
+        node = self._random.choice(nodes)
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        return node.op, () if weight is None else cast("tuple[int, ...]", self._edit.type(weight).shape[2:])
 
     def _add(self, path: str, op: Operator, refs: Sequence[Ref | None]) -> Node:
         types = [None if r is None else self._edit.type(r) for r in refs]
@@ -331,7 +355,13 @@ class _Growing:
             self._values[pattern.many.name] = tuple(refs[len(cls.operands) - 1 :])
 
     def _first(
-        self, cls: type[Operator], slots: list[_Slot], types: list[Any], above: tuple[str, ...], wanted: Any
+        self,
+        cls: type[Operator],
+        slots: list[_Slot],
+        types: list[Any],
+        above: tuple[str, ...],
+        wanted: TensorType | None,
+        rank: int | None,
     ) -> None:
         """Choose a type for the first free operand: like another value's at times, so that they fit together."""
         random = self._random
@@ -341,11 +371,14 @@ class _Growing:
         if wanted is not None:
             types[at] = wanted
             return
-        inputs = [n.types[0] for n in self._inputs()]
-        if inputs and random.random() < 0.6:
-            types[at] = random.choice(inputs)
+        part = slots[at][1]
+        if isinstance(part, Variable):
+            rank = self._asked.ranks.get(part.name, rank)
+        inputs = [n.types[0] for n in self._inputs() if rank in (None, n.types[0].rank)]
+        if inputs and random.random() < (0.95 if self._alike else 0.5):
+            types[at] = other_channels(random.choice(inputs), random)
             return
-        found = data((*above, cls.name), self._dtype, random)
+        found = data((*above, cls.name), self._dtype, random, rank)
         if found is not None and self._symbolic and found.rank:
             found = TensorType(found.dtype, (symbol("N"), *found.shape[1:]))
         if found is not None:
@@ -361,8 +394,7 @@ class _Growing:
         if isinstance(part, Apply):
             return self._apply(part, above, kind)
         if isinstance(part, Literal):
-            op = validate(OPERATORS["constant"], {"value": part.value, "dtype": kind.dtype})
-            return self._add("constant", op, []).value
+            return self._number(part, kind)
         name = cast(Variable, part).name
         if not many and name in self._values:  # it stands twice in this operator
             return self._values[name]
@@ -370,6 +402,24 @@ class _Growing:
         if not many:
             self._values[name] = made
         return made
+
+    def _number(self, part: Literal, kind: TensorType) -> Ref:
+        """A constant; at times of another dtype or shape, which the matcher may take or leave."""
+        random = self._random
+        dtype = random.choice(_DTYPES) if random.random() < 0.15 else kind.dtype
+        whole = isinstance(part.value, int) or dtype.is_float
+        attributes = {"value": part.value, "dtype": dtype if whole else kind.dtype}
+        if random.random() < 0.9:
+            return self._add("constant", validate(OPERATORS["constant"], attributes), []).value
+        size = [random.choice((1, 2, 3))]
+        return self._add("full", validate(OPERATORS["full"], {**attributes, "size": size}), []).value
+
+    def _constant(self, kind: TensorType) -> Ref:
+        """Numbers that are written out."""
+        choices = (0.5, 1.5, 2.0, 0.25) if kind.dtype.is_float else (1, 2, 3)
+        flat = tuple(self._random.choice(choices) for _ in range(cast(int, kind.elements)))
+        attributes = {"value": flat if kind.rank else flat[0], "dtype": kind.dtype}
+        return self._add("constant", validate(OPERATORS["constant"], attributes), []).value
 
     def _variable(self, name: str, operand: str, kind: TensorType, place: tuple[str, int]) -> Ref:
         random = self._random
@@ -386,7 +436,8 @@ class _Growing:
                 path += "_"
             initialiser = _initialiser(kind.dtype, positive)
             buffer = operand.startswith("running")
-            return self._edit.parameter(Parameter(path, kind, initialiser, kind.dtype.is_float and not buffer, buffer))
+            made = Parameter(path, kind, initialiser, kind.dtype.is_float and not buffer, buffer)
+            return self._constant(kind) if kind.rank < 2 and random.random() < 0.2 else self._edit.parameter(made)
         if positive:
             self.positive.add(path)
         return self._edit.add(path, Input(kind)).value
