@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from netc.backends.pytorch import module
 from netc.backends.relax import Artifact, compile
 from netc.backends.relax import build as building
-from netc.backends.relax.artifact import evaluate
+from netc.backends.relax.artifact import evaluate, kept, restored
 from netc.backends.relax.build import Built, build, prepare
 from netc.backends.relax.kernels import numeric
 from netc.backends.relax.lower import Lowering, rules
@@ -35,6 +35,7 @@ from netc.compiler.passes.bind import bind
 from netc.compiler.passes.fold_batch_norm import fold_batch_norm
 from netc.compiler.target import CUDA, LLVM
 from netc.compiler.types import Dim, DType, TensorType, substitute, symbol, symbols
+from oracle import DTYPES as ORACLE_DTYPES
 from oracle import call, doubled, draw, type_of_tensor
 from strategies import Builder, graphs, type_of
 from tvm.runtime.vm import VirtualMachine
@@ -44,10 +45,12 @@ HERE = host(threads=1)
 
 def execute(built: Built, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Run what was compiled in memory."""
-    given = [tvm.runtime.tensor(np.ascontiguousarray(a).reshape(a.shape or (1,))) for a in inputs]
+    given = [kept(a) for a in inputs]
     constants = [tvm.runtime.tensor(c) for c in built.constants.values()]
     results = VirtualMachine(built.executable, tvm.cpu())["main"](*given, *constants)
-    return {name: r.numpy() for name, r in zip(built.lowered.outputs, results, strict=True)}
+    return {
+        name: restored(r, type.dtype) for r, (name, type) in zip(results, built.lowered.outputs.items(), strict=True)
+    }
 
 
 def reference(graph: Graph, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -193,6 +196,70 @@ def test_every_kernel_has_a_schedule_made_for_it(choice: str):
     assert report.rules.keys() >= {"conv2d"} or len(report.rules) > 100
     assert report.counts.keys() <= {"injective", "tile", "rows", "own"}
     assert report.failures == {}
+
+
+FLOATS = {DType.F64: 1e-14, DType.F16: 2**-10, DType.BF16: 2**-7}
+"""Floating types besides float32, and the distance from 1 to the next number."""
+
+FIRST = {sample.op.name: number for number, sample in reversed(list(enumerate(SAMPLES)))}
+"""The first sample of every operator."""
+
+
+def in_dtype(sample: Sample, dtype: DType) -> tuple[Operator, list[torch.Tensor | None]]:
+    """A sample with `dtype` where it has float32."""
+    made = getattr(sample.op, "dtype", None) is DType.F32
+    op = replace(sample.op, dtype=dtype) if made else sample.op  # type: ignore[call-arg]
+    return op, [x.to(ORACLE_DTYPES[dtype]) if x is not None and x.is_floating_point() else x for x in draw(sample)]
+
+
+def as_numpy(x: torch.Tensor) -> np.ndarray:
+    return x.float().numpy().astype(DType.BF16.as_numpy) if x.dtype is torch.bfloat16 else x.numpy()
+
+
+def assert_all_mean_the_same(numbers: Sequence[int], dtype: DType) -> None:
+    """Hold samples to PyTorch's results in float64, rounded: within 2 units of the last place of each element.
+
+    What is rounded on the way too, the states between layers of a recurrence, is held to one unit of the largest.
+    """
+    edit = Graph("samples").edit()
+    inputs: list[np.ndarray] = []
+    wanted: dict[str, tuple[Operator, torch.Tensor, DType]] = {}
+    for number in numbers:
+        op, tensors = in_dtype(SAMPLES[number], dtype)
+        types = [None if x is None else type_of_tensor(x) for x in tensors]
+        op = op.canonical(*types)
+        refs = [None if t is None else edit.add(f"s{number}.in{i}", Input(t)).value for i, t in enumerate(types)]
+        node = edit.add(f"s{number}", op, *refs)
+        inputs.extend(as_numpy(x) for x in tensors if x is not None)
+        for i, (value, meant) in enumerate(zip(node.values, call(op, *doubled(tensors)), strict=True)):
+            edit.output(f"{number}:{i}", value)
+            wanted[f"{number}:{i}"] = op, meant, node.types[i].dtype
+    built = build(prepare(edit.done(), {}), HERE)
+    assert built.report.failures == {}
+    found = execute(built, inputs)
+    wrong: list[str] = []
+    for name, (op, meant, kind) in wanted.items():
+        assert found[name].dtype == kind.as_numpy
+        right = meant.double().numpy()
+        error = np.abs(found[name].astype(np.float64).reshape(right.shape) - right)
+        unit = FLOATS.get(kind, 0.0)
+        largest = float(np.abs(right).max(initial=0))
+        allowed = 2 * unit * np.abs(right) + (unit * largest if op.name in ("lstm", "gru") or kind is DType.F64 else 0)
+        allowed += 2 * float(np.finfo(np.float16).smallest_subnormal) if kind is DType.F16 else 0
+        if not (error <= allowed).all():
+            wrong.append(f"{op} gives {found[name]}, not {right}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_operators_mean_the_same_in_other_floating_types(dtype: DType):
+    assert_all_mean_the_same(list(FIRST.values()), dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_all_samples_mean_the_same_in_other_floating_types(dtype: DType):
+    assert_all_mean_the_same([n for n in range(len(SAMPLES)) if n not in FIRST.values()], dtype)
 
 
 @pytest.mark.parametrize("op", [o for o in OPERATORS.values() if o.name != "select_phase"], ids=lambda o: o.name)
@@ -436,6 +503,54 @@ def test_odd_numbers_mean_what_pytorch_says():
         given = [tensors[i] if i in tensors else tensors[x].clamp(max=1e30) for i in node.inputs]
         wanted = call(node.op, *given)[0].numpy()
         np.testing.assert_allclose(found[f"{node.path}.0"], wanted, rtol=2e-6, atol=1e-6, err_msg=str(node))
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+def test_half_precision_is_rounded_as_pytorch_does(dtype: DType):
+    """To the nearest, of two the even one; to infinity beyond the largest; NaN stays NaN."""
+    rng = np.random.default_rng(0)
+    bits = np.concatenate([rng.integers(0, 2**32, 50_000), np.arange(0x7F7F0000, 0x7F800010), np.arange(0x10000) << 15])
+    points = bits.astype(np.uint32).view(np.float32)
+    b = Builder()
+    y = b("cast", b.input("x", f"f32[{len(points)}]"), dtype=dtype)
+    graph = b.done(y=y, back=b("cast", y, dtype=DType.F32))
+    found = execute(build(prepare(graph, {}), HERE), [points])
+    wanted = torch.from_numpy(points).to(ORACLE_DTYPES[dtype]).float().numpy()
+    np.testing.assert_array_equal(found["y"].astype(np.float32), wanted)
+    np.testing.assert_array_equal(found["back"], wanted)
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+def test_odd_numbers_in_half_precision(dtype: DType):
+    b = Builder()
+    kind = f"{dtype.value}[{len(ODD)}, {len(ODD)}]"
+    x, y = b.input("x", kind), b.input("y", kind)
+    names = [n for n in (*UNARY, *BINARY) if n not in ("sin", "cos")]
+    nodes = [b.node(n, *((x,) if n in UNARY else (x, y))) for n in names]
+    graph = b.done(**{n.op.name: n.value for n in nodes})
+    given = [torch.from_numpy(a).to(ORACLE_DTYPES[dtype]) for a in np.meshgrid(ODD, ODD)]
+    found = execute(build(prepare(graph, {}), HERE), [as_numpy(g) for g in given])
+    for node in nodes:
+        (exact,) = call(node.op, *(g.float() for g in given[: len(node.inputs)]))
+        wanted = exact.to(ORACLE_DTYPES[dtype]).float() if exact.is_floating_point() else exact
+        np.testing.assert_allclose(
+            found[node.op.name].astype(np.float32), wanted.numpy(), rtol=2 * FLOATS[dtype], atol=1e-7, err_msg=str(node)
+        )
+
+
+def test_an_artifact_in_bf16(tmp_path: Path):
+    b = Builder("narrow")
+    x = b.input("x", "bf16[N, 8]")
+    y = b("linear", b("relu", x), b.parameter("weight", (4, 8), "fan_in_uniform", dtype=DType.BF16), None)
+    graph = b.done(y=y)
+    made = compile(graph, LLVM(threads=1), tmp_path / "a", bind={})
+    assert made is not None
+    (given,) = drawn(graph, {"N": 3})
+    found = made(x=given)["y"]
+    assert found.dtype == DType.BF16.as_numpy
+    with torch.no_grad():
+        wanted = module(graph)(torch.from_numpy(given.astype(np.float32)).bfloat16()).float().numpy()
+    np.testing.assert_allclose(found.astype(np.float32), wanted, rtol=2**-6, atol=2**-9)
 
 
 def test_booleans_are_compared():

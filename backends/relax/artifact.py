@@ -151,7 +151,10 @@ class Artifact:
         """
         sizes = self.check(arrays)
         results = self._call(*self._tensors(arrays), *self._constants)
-        return [r.numpy().reshape(self._shape(s, sizes)) for r, s in zip(results, self.outputs.values(), strict=True)]
+        return [
+            restored(r, s.dtype).reshape(self._shape(s, sizes))
+            for r, s in zip(results, self.outputs.values(), strict=True)
+        ]
 
     def latency(self, arrays: Sequence[Array], repeat: int = 20, warmup: int = 3) -> Latency:
         """Time runs on these inputs, after `warmup` runs that do not count."""
@@ -214,9 +217,18 @@ class Artifact:
         return tuple(evaluate(d, sizes) for d in signature.shape)
 
     def _tensors(self, arrays: Sequence[Array]) -> list[Any]:
-        tensor = load_tvm().runtime.tensor
-        # Tensors of rank 0 are kept as one element.
-        return [tensor(np.ascontiguousarray(a).reshape(a.shape or (1,))) for a in arrays]
+        return [kept(a) for a in arrays]
+
+
+def kept(array: Array) -> Any:
+    """An array as kernels take it: bf16 as its bits, rank 0 as one element."""
+    bits = array.view(np.uint16) if array.dtype == DType.BF16.as_numpy else array
+    return load_tvm().runtime.tensor(np.ascontiguousarray(bits).reshape(array.shape or (1,)))
+
+
+def restored(tensor: Any, dtype: DType) -> Array:
+    """What a kernel gave, as an array of its dtype."""
+    return tensor.numpy().view(dtype.as_numpy)
 
 
 _LOADED: set[Path] = set()

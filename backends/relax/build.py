@@ -25,7 +25,7 @@ from ...compiler.passes.strip_phase import strip_phase
 from ...compiler.target import Target
 from ...compiler.types import TensorType, symbols
 from . import kernels as kernels
-from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact
+from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact, kept
 from .link import link, linker, write_objects
 from .lower import Lowered, lower, rules
 from .machine import Machine, host, machine
@@ -149,7 +149,7 @@ def _constants(lowered: Lowered, graph: Graph, seed: int, here: Machine) -> dict
     given: list[Any] = []
     for name in lowered.arrays:
         array = lowered.data[name] if name in lowered.data else weights.value(graph.parameters[name], seed)
-        given.append(tvm.runtime.tensor(np.ascontiguousarray(array).reshape(array.shape or (1,))))
+        given.append(kept(array))
     results = run(*given)
     return {name: result.numpy() for name, result in zip(lowered.constants, results, strict=True)}
 

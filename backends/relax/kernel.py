@@ -7,9 +7,10 @@ from enum import IntEnum
 from typing import Any
 
 from ...compiler.types import Dim, Expression, divide
+from .half import DTYPES, HALF, narrowed, widened
 from .index import literal
 from .machine import Machine
-from .tensor import DTYPES, Order, Tensor, index_expression, logical, plain
+from .tensor import Order, Tensor, index_expression, logical, plain
 from .untyped import te, tirx
 
 
@@ -46,12 +47,19 @@ class View:
         """The element at a logical index, one expression an axis."""
         assert len(index) == len(self.shape), f"an index of {len(index)} into {self.type}"
         if isinstance(self.number, Expression):
-            return tirx.Cast(self.dtype, self._kernel.dim(self.number))
+            return self._rounded(tirx.Cast(self.dtype, self._kernel.dim(self.number)))
         if self.number is not None:
-            return tirx.const(self.number, self.dtype)
+            return tirx.const(self._exact(self.number), self.dtype)
         if self._place is not None:
             index = self._place(index, self._kernel)
-        return self._source(*([index[a] for a in self._order] or [literal(0)]))
+        return widened(self._source(*([index[a] for a in self._order] or [literal(0)])), self.type.dtype)
+
+    def _rounded(self, value: Any) -> Any:
+        return widened(narrowed(value, self.type.dtype), self.type.dtype)
+
+    def _exact(self, value: float) -> float:
+        """A number as its dtype has it."""
+        return type(value)(self.type.dtype.as_numpy.type(value)) if self.type.dtype in HALF else value
 
     def broadcast(self, index: Sequence[Any]) -> Any:
         """The element for an index into a shape that this one broadcasts to."""

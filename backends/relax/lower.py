@@ -20,11 +20,12 @@ from ...compiler.diagnostic import Diagnostic, Label, NetcError
 from ...compiler.graph import Graph, Input, ParameterRef, Ref
 from ...compiler.types import Dim, DType, Expression, TensorType, known_less, symbols
 from ..rules import Rules
+from .half import DTYPES, HALF, STORED, narrowed, single
 from .index import literal
 from .kernel import Kernel, Pattern, View
 from .machine import Machine
 from .stage import Stage
-from .tensor import DTYPES, Number, Order, Place, Tensor, index_expression, moved, plain, regroup, split_place
+from .tensor import Number, Order, Place, Tensor, index_expression, moved, plain, regroup, split_place
 from .untyped import build as T
 from .untyped import builder as IRBuilder
 from .untyped import relax, te, tirx
@@ -86,11 +87,14 @@ class Lowering:
             source: Any = None
             if tensor.number is None:
                 extents = [kernel.dim(d) for d in tensor.stored]
-                source = te.placeholder(extents, DTYPES[tensor.type.dtype], f"in{i}")
+                source = te.placeholder(extents, STORED[tensor.type.dtype], f"in{i}")
                 arguments.append((tensor, source))
             views.append(View(tensor, kernel, source))
         made = body(kernel, *views)
-        outputs = list(made) if isinstance(made, tuple) else [made]
+        outputs = [
+            _stored(output, type.dtype)
+            for output, type in zip(made if isinstance(made, tuple) else (made,), types, strict=True)
+        ]
         return self._call(kernel, arguments, outputs, types, orders, {"op_pattern": int(pattern)})
 
     def program(
@@ -98,8 +102,12 @@ class Lowering:
     ) -> tuple[Tensor, ...]:
         """Call a kernel written as loops and stores, for what has no formula: `write(kernel, sources, results)`.
 
-        Sources and results are buffers stored in logical order; the program is its own schedule.
+        Sources and results are buffers stored in logical order, half precision in single; the program is its own
+        schedule.
         """
+        if any(t.dtype in HALF for t in (*(i.type for i in inputs), *types)):
+            made = self.program(name, [self.single(t) for t in inputs], [single(t) for t in types], write)
+            return tuple(self.converted(m, t) for m, t in zip(made, types, strict=True))
         kernel = Kernel(name, self.machine)
         arguments: list[tuple[Tensor, Any]] = []
         for i, given in enumerate(inputs):
@@ -194,6 +202,18 @@ class Lowering:
             order=order,
             pattern=_elementwise_pattern(inputs, type, order),
         )
+
+    def single(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, or a half-precision one in single precision, in memory."""
+        if tensor.type.dtype not in HALF:
+            return tensor
+        return self.once(("single", *tensor.key, tensor.number), lambda: self.converted(tensor, single(tensor.type)))
+
+    def converted(self, tensor: Tensor, type: TensorType) -> Tensor:
+        """The tensor itself, or in memory as another dtype that is computed with as its own is."""
+        if tensor.type == type:
+            return tensor
+        return self.elementwise("cast", [tensor], type, lambda x: x)
 
     def number(self, value: Number, dtype: DType) -> Tensor:
         """A known number of rank 0, or one that follows from the shapes of the inputs."""
@@ -327,6 +347,13 @@ class Lowering:
         """Have `least <= most` checked when the model runs."""
         if known_less(most, least) is not False and (least, most) not in self.requirements:
             self.requirements.append((least, most))
+
+
+def _stored(output: Any, dtype: DType) -> Any:
+    """A kernel's result with a last step that brings it to the form in which its dtype is kept, if it takes one."""
+    if dtype not in HALF or str(output.dtype) == STORED[dtype]:
+        return output
+    return te.compute(output.shape, lambda *i: narrowed(output(*i), dtype), name=f"{output.op.name}_{dtype.value}")
 
 
 def _elementwise_pattern(inputs: Sequence[Tensor], type: TensorType, order: Order) -> Pattern:

@@ -58,8 +58,18 @@ def _ordered(body: Any) -> Any:
 
 
 def generate(module: Any, machine: Machine) -> Any:
-    """Machine code and virtual-machine instructions for an optimised module."""
-    return relax.build(module, machine.target, relax_pipeline=None)
+    """Machine code and virtual-machine instructions for an optimised module.
+
+    LLVM's vectoriser of straight-line code makes invalid code of some reads at a few odd places, such as those of a
+    small float64 image that is interpolated; LLVM finds that itself, and then it goes without that vectoriser.
+    """
+    try:
+        return relax.build(module, machine.target, relax_pipeline=None)
+    except RuntimeError as error:
+        if "LLVM module verification failed" not in str(error):
+            raise
+    target = tvm.target.Target({**machine.target.export(), "cl-opt": ["-vectorize-slp:bool=0"]})
+    return relax.build(module, target, relax_pipeline=None)
 
 
 def _sequence(*passes: Any) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...compiler.types import DType, Shape
-from .tensor import DTYPES, index_expression
+from .half import STORED
+from .tensor import index_expression
 from .untyped import relax, tirx
 
 
@@ -24,7 +25,7 @@ class Stage:
         return self.symbols.setdefault(name, tirx.Var(name, "int64"))
 
     def type(self, dtype: DType, shape: Shape) -> Any:
-        return relax.TensorType([index_expression(d, self.symbol) for d in shape], DTYPES[dtype])
+        return relax.TensorType([index_expression(d, self.symbol) for d in shape], STORED[dtype])
 
     def parameter(self, name: str, dtype: DType, shape: Shape) -> Any:
         variable = relax.Var(name, self.type(dtype, shape))

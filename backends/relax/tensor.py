@@ -6,23 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ...compiler.types import Dim, DType, Expression, Quotient, Shape, TensorType, divide
+from ...compiler.types import Dim, Expression, Quotient, Shape, TensorType, divide
 from .index import flatten, literal
 from .untyped import tirx
-
-DTYPES: dict[DType, str] = {
-    DType.F64: "float64",
-    DType.F32: "float32",
-    DType.F16: "float16",
-    DType.BF16: "bfloat16",
-    DType.I64: "int64",
-    DType.I32: "int32",
-    DType.I16: "int16",
-    DType.I8: "int8",
-    DType.U8: "uint8",
-    DType.BOOL: "bool",
-}
-"""TVM's names of our dtypes."""
 
 Order = tuple[int, ...]
 """The logical axis that each physical axis holds, outermost first."""

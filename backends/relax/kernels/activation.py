@@ -13,15 +13,14 @@ from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import Tensor
 from ..untyped import tirx
 from .normalization import softmax
-from .numeric import at_least, at_most, const, dtype_of, erf, exp, let, log, sigmoid, tanh, wide, zero
+from .numeric import at_least, at_most, const, dtype_of, erf, exp, let, log, sigmoid, tanh, zero
 
 
 def _rule(function: Callable[[Any, Any], Any]) -> Callable[..., Tensor]:
-    """A rule from `function(operator, x)`, computed in float32 at least."""
+    """A rule from `function(operator, x)`."""
 
     def rule(low: Lowering, node: Operator, inputs: Inputs, types: Types) -> Tensor:
-        formula = wide(lambda x: let(x, lambda x: function(node, x)))
-        return low.elementwise(node.name, list(inputs), types[0], formula)
+        return low.elementwise(node.name, list(inputs), types[0], lambda x: let(x, lambda x: function(node, x)))
 
     return rule
 
@@ -85,7 +84,7 @@ def _prelu(low: Lowering, node: op.Prelu, inputs: Inputs, types: Types) -> Tenso
     x, weight = inputs
     shape = (weight.type.shape[0], *(1,) * max(x.type.rank - 2, 0))
     slopes = low.reshape(weight, TensorType(weight.type.dtype, shape))
-    return low.elementwise("prelu", [x, slopes], types[0], wide(_sloped))
+    return low.elementwise("prelu", [x, slopes], types[0], _sloped)
 
 
 @rules(op.Softmax, op.LogSoftmax)

@@ -9,11 +9,11 @@ from typing import Any
 from ....compiler.operators import arithmetic as op
 from ....compiler.operators.operator import Operator
 from ....compiler.types import DType, promote
+from ..half import DTYPES
 from ..lower import Inputs, Lowering, Types, rules
-from ..tensor import DTYPES, Tensor
+from ..tensor import Tensor
 from ..untyped import tirx
 from .numeric import (
-    accumulator,
     at_least,
     at_most,
     cast,
@@ -29,7 +29,6 @@ from .numeric import (
     maximum,
     minimum,
     ordered,
-    wide,
     zero,
 )
 
@@ -63,7 +62,7 @@ def _comparison(function: Function) -> Callable[..., Tensor]:
         a, b = inputs
         # LLVM compares no single bits.
         promoted = promote(a.type.dtype, b.type.dtype)
-        dtype = accumulator(DTYPES[DType.U8 if promoted is DType.BOOL else promoted])
+        dtype = DTYPES[DType.U8 if promoted is DType.BOOL else promoted]
         return low.elementwise(node.name, [a, b], types[0], lambda v, w: function(cast(v, dtype), cast(w, dtype)))
 
     return rule
@@ -76,7 +75,7 @@ def _sign(x: Any) -> Any:
 
 def _whole(function: Function) -> Function:
     """Rounding leaves integers as they are."""
-    return lambda x: wide(function)(x) if is_float(x) else x
+    return lambda x: function(x) if is_float(x) else x
 
 
 def _rsqrt(x: Any) -> Any:
@@ -120,10 +119,10 @@ rules.table(
         op.Sub: _binary(lambda a, b: a - b),
         op.Mul: _binary(lambda a, b: a * b),
         op.Div: _binary(lambda a, b: a / b),
-        op.Maximum: _binary(wide(maximum)),
-        op.Minimum: _binary(wide(minimum)),
-        op.Remainder: _binary(wide(_remainder)),
-        op.FloorDivide: _binary(wide(_floor_divide)),
+        op.Maximum: _binary(maximum),
+        op.Minimum: _binary(minimum),
+        op.Remainder: _binary(_remainder),
+        op.FloorDivide: _binary(_floor_divide),
         op.Eq: _comparison(equal),
         op.Ne: _comparison(different),
         op.Lt: _comparison(tirx.LT),
@@ -142,10 +141,10 @@ rules.table(
         op.Square: _unary(lambda x: x * x),
         op.Exp: _unary(exp),
         op.Log: _unary(log),
-        op.Sqrt: _unary(wide(tirx.sqrt)),
-        op.Rsqrt: _unary(wide(_rsqrt)),
-        op.Sin: _unary(wide(tirx.sin)),
-        op.Cos: _unary(wide(tirx.cos)),
+        op.Sqrt: _unary(tirx.sqrt),
+        op.Rsqrt: _unary(_rsqrt),
+        op.Sin: _unary(tirx.sin),
+        op.Cos: _unary(tirx.cos),
         op.Erf: _unary(erf),
         op.Reciprocal: _unary(lambda x: const(1, dtype_of(x)) / x),
     }
@@ -157,7 +156,7 @@ def _pow(low: Lowering, node: op.Pow, inputs: Inputs, types: Types) -> Tensor:
     a, b = inputs
     dtype = types[0].dtype
     if dtype.is_float and b.number in _POWERS:
-        simple = wide(_POWERS[b.number])
+        simple = _POWERS[b.number]
         return low.elementwise("pow", [a], types[0], lambda v: simple(cast(v, DTYPES[dtype])))
     wider = dtype if dtype in (DType.F32, DType.F64) else DType.F32 if dtype.is_float else DType.F64
 
@@ -190,7 +189,7 @@ def _clip(low: Lowering, node: op.Clip, inputs: Inputs, types: Types) -> Tensor:
         x = x if node.min is None else at_least(x, node.min)
         return x if node.max is None else at_most(x, node.max)
 
-    return low.elementwise("clip", inputs, types[0], wide(clipped))
+    return low.elementwise("clip", inputs, types[0], clipped)
 
 
 @rules(op.Cast)

@@ -8,10 +8,11 @@ from typing import Any
 
 from ....compiler.operators import attention as op
 from ....compiler.types import Dim, DType, TensorType
+from ..half import DTYPES, single
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
-from ..tensor import DTYPES, Tensor
+from ..tensor import Tensor
 from ..untyped import tirx
 from .linear import matmul
 from .normalization import softmax
@@ -39,8 +40,8 @@ def attention(
     width = value.type.shape[3]
     shared = heads // groups
     dtype = type.dtype
-    scores_dtype = DType.F32 if dtype.bytes == 2 else dtype
-    text = DTYPES[scores_dtype]
+    scores_dtype = single(type).dtype
+    text = DTYPES[dtype]
     total = padded(span, low.machine.lanes if isinstance(span, int) else symbolic_width(low.machine))
 
     def grouped(tensor: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from typing import Any
 
 from ....compiler.operators import convolution as op
 from ....compiler.types import Dim, TensorType
+from ..half import DTYPES
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
-from ..tensor import DTYPES, Tensor, channels_last
+from ..tensor import Tensor, channels_last
 from ..untyped import te, tirx
-from .numeric import accumulator, cast, zero
+from .numeric import cast, zero
 from .tiling import channel_width, padded, symbolic_height, tiling
 
 Pairs = Sequence[tuple[int, int]]
@@ -131,7 +132,7 @@ def _contract(
         source = padding_stage(kernel, x, padding, zero(x.dtype))
         steps = [kernel.axis(n, f"k{i}") for i, n in enumerate(taps)]
         c = kernel.axis(inputs, "c")
-        dtype = accumulator(x.dtype)
+        dtype = x.dtype
 
         def product(n: Any, *place: Any) -> Any:
             *space, f = place
@@ -167,7 +168,7 @@ def _depthwise(
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
         source = padding_stage(kernel, x, padding, zero(x.dtype))
         steps = [kernel.axis(n, f"k{i}") for i, n in enumerate(taps)]
-        dtype = accumulator(x.dtype)
+        dtype = x.dtype
 
         def product(n: Any, *place: Any) -> Any:
             *space, c = place

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from ....compiler.operators import creation as op
+from ..half import DTYPES
 from ..index import literal
 from ..kernel import Kernel, Pattern
 from ..lower import Inputs, Lowering, Types, rules
-from ..tensor import DTYPES, Tensor
+from ..tensor import Tensor
 from .numeric import cast
 
 

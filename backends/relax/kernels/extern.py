@@ -7,10 +7,11 @@ from typing import Any
 
 from ....compiler.diagnostic import Diagnostic, NetcError
 from ....compiler.operators.extern import Extern
-from ....compiler.types import Expression, TensorType
+from ....compiler.types import DType, Expression, TensorType
+from ..half import STORED
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
-from ..tensor import DTYPES, Tensor
+from ..tensor import Tensor
 from ..untyped import tvm
 
 
@@ -18,6 +19,9 @@ from ..untyped import tvm
 def _extern(low: Lowering, node: Extern, inputs: Inputs, types: Types) -> tuple[Tensor, ...]:
     """`function(*te.Tensor, **attributes)` gives a `te.Tensor`, or a tuple of them; it is scheduled like any kernel."""
     function = _implementation(low, node)
+    if any(t.dtype is DType.BF16 for t in (*(x.type for x in inputs if x is not None), *types)):
+        message = "takes or gives bf16, of which TVM computes wrong numbers"
+        raise NetcError([_problem(low, node, message, fix="cast to f32 before it")])
 
     def body(kernel: Kernel, *views: View) -> tuple[Any, ...]:
         attributes = {n: kernel.dim(v) if isinstance(v, Expression) else v for n, v in node.attributes_}
@@ -55,7 +59,7 @@ def _fits(kernel: Kernel, tensor: Any, type: TensorType) -> bool:
     wanted = [kernel.dim(d) for d in type.shape] or [kernel.dim(1)]
     equal = tvm.sym.Analyzer().can_prove_equal
     same = len(wanted) == len(tensor.shape) and all(equal(a, b) for a, b in zip(wanted, tensor.shape, strict=True))
-    return same and str(tensor.dtype) == DTYPES[type.dtype]
+    return same and str(tensor.dtype) == STORED[type.dtype]
 
 
 def _problem(low: Lowering, node: Extern, text: str, notes: tuple[str, ...] = (), fix: str | None = None) -> Diagnostic:

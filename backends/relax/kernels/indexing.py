@@ -7,10 +7,11 @@ from typing import Any
 
 from ....compiler.operators import indexing as op
 from ....compiler.types import Dim
+from ..half import DTYPES
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
-from ..tensor import DTYPES, Tensor
+from ..tensor import Tensor
 from ..untyped import build as T
 from ..untyped import tirx
 from .linear import within

@@ -7,13 +7,14 @@ from typing import Any
 
 from ....compiler.operators import linear as op
 from ....compiler.types import Dim, TensorType, volume
+from ..half import DTYPES
 from ..index import flatten, literal, unflatten
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
-from ..tensor import DTYPES, Order, Tensor, logical, plain
+from ..tensor import Order, Tensor, logical, plain
 from ..untyped import te, tirx
-from .numeric import accumulator, cast, zero
+from .numeric import cast, zero
 from .reduction import SUM, reduce
 from .tiling import padded, symbolic_width, tiling
 
@@ -37,7 +38,7 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
 
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
         k = kernel.axis(inner, "k")
-        dtype = accumulator(x.dtype)
+        dtype = x.dtype
         extents = [kernel.dim(d) for d in lead]
         last = kernel.dim(rows) - literal(1)
         whole, ragged = kernel.whole(rows, height)
@@ -88,7 +89,7 @@ def matmul(
 
     def body(kernel: Kernel, a: View, b: View, *views: View) -> Any:
         k = kernel.axis(inner, "k")
-        dtype = accumulator(DTYPES[type.dtype])
+        dtype = DTYPES[type.dtype]
         last = kernel.dim(rows) - literal(1)
         whole, ragged = kernel.whole(rows, height)
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ....compiler.operators import normalization as op
-from ....compiler.types import Dim, DType, TensorType, volume
+from ....compiler.types import Dim, TensorType, volume
+from ..half import DTYPES, single
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
-from ..tensor import DTYPES, Tensor, logical
+from ..tensor import Tensor, logical
 from ..untyped import tirx
-from .numeric import accumulator, at_least, cast, const, exp, log
+from .numeric import at_least, cast, const, exp, log
 from .reduction import MAX, SUM, Monoid, reduce, row
 
 TOP = Monoid("max", lambda a, b: tirx.max(a, b), MAX.neutral)
@@ -29,7 +30,7 @@ def softmax(
     order = (*(a for a in x.order if a != dim), dim)
     x = low.reorder(x, order)
     lead, length = [x.type.shape[a] for a in order[:-1]], x.type.shape[dim]
-    dtype = accumulator(DTYPES[type.dtype])
+    dtype = DTYPES[type.dtype]
 
     def body(kernel: Kernel, x: View) -> Any:
         def value(*place: Any) -> Any:
@@ -88,7 +89,7 @@ def layer_norm(
     order = (*(a for a in x.order if a != dim), dim)
     x = low.reorder(x, order)
     lead, length = [x.type.shape[a] for a in order[:-1]], x.type.shape[dim]
-    dtype = accumulator(DTYPES[type.dtype])
+    dtype = DTYPES[type.dtype]
     operands = [x] + [t for t in (weight, bias) if t is not None]
 
     def body(kernel: Kernel, x: View, *affine: View) -> Any:
@@ -142,7 +143,7 @@ def group_norm(
     wide = TensorType(dtype, (batch, groups, each, *space))
     grouped = low.reshape(x, wide)
     dims = tuple(range(2, wide.rank))
-    stats = TensorType(DType.F32 if dtype.bytes == 2 else dtype, (batch, groups))
+    stats = single(TensorType(dtype, (batch, groups)))
     count = volume(wide.shape[2:])
 
     def share(kernel: Kernel, value: Any) -> Any:
@@ -212,7 +213,7 @@ def batch_norm(
     eps: float,
 ) -> Tensor:
     """`x · a + b` per channel, with a and b worked out at compile time from the running statistics."""
-    channel = mean.type
+    channel = single(mean.type)
     dtype = DTYPES[channel.dtype]
 
     def factor(index: Sequence[Any], variance: View, *weight: View) -> Any:

@@ -1,9 +1,8 @@
-"""Arithmetic in kernels: accumulation dtypes, casts, and vectorisable float32 forms of transcendental functions.
+"""Arithmetic in kernels: casts, and vectorisable float32 forms of transcendental functions.
 
 LLVM turns `exp`, `tanh` and `erf` of a vector into one library call a lane. The polynomials here stay in vector
 registers. Largest relative errors against float64, measured over their whole range (tests/test_relax.py): exp 2e-7,
-sigmoid 3e-7, tanh 4e-7, erf 8e-7, log 2e-7. Other dtypes than float32 take the library's functions, half precision by
-way of float32.
+sigmoid 3e-7, tanh 4e-7, erf 8e-7, log 2e-7. float64 takes the library's functions.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..untyped import tirx
-
-HALF = ("float16", "bfloat16")
 
 
 def const(value: float | int | bool, dtype: str) -> Any:
@@ -38,13 +35,8 @@ def cast(value: Any, dtype: str) -> Any:
     if given == dtype:
         return value
     if dtype == "bool":
-        return different(cast(value, accumulator(given)), zero(accumulator(given)))
+        return different(value, zero(given))
     return tirx.Cast(dtype, value)
-
-
-def accumulator(dtype: str) -> str:
-    """The dtype that sums and products of this one are computed in."""
-    return "float32" if dtype in HALF else dtype
 
 
 def let(value: Any, body: Callable[[Any], Any]) -> Any:
@@ -57,7 +49,7 @@ def let(value: Any, body: Callable[[Any], Any]) -> Any:
 
 def is_nan(x: Any) -> Any:
     """Whether a number of a floating type is none. (`x != x` is simplified to false.)"""
-    return tirx.isnan(cast(x, accumulator(dtype_of(x))))
+    return tirx.isnan(x)
 
 
 def equal(a: Any, b: Any) -> Any:
@@ -108,18 +100,6 @@ def at_most(x: Any, high: float) -> Any:
     return let(x, lambda x: tirx.Select(x > bound, bound, x))
 
 
-def wide(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Half-precision arguments are computed in float32."""
-
-    def widened(*values: Any) -> Any:
-        dtype = dtype_of(values[0])
-        if dtype in HALF:
-            return cast(function(*(cast(v, "float32") for v in values)), dtype)
-        return function(*values)
-
-    return widened
-
-
 def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
     """Horner's scheme, highest power first."""
     total = const(coefficients[0], "float32")
@@ -132,7 +112,6 @@ def _power_of_two(n: Any) -> Any:
     return tirx.reinterpret("float32", (n + const(127, "int32")) << const(23, "int32"))
 
 
-@wide
 def exp(x: Any) -> Any:
     """e^x: 2^n · e^r with r in ±ln 2 / 2 by Cephes' polynomial; overflows to infinity and underflows gradually."""
     if dtype_of(x) != "float32":
@@ -156,13 +135,11 @@ def exp(x: Any) -> Any:
     return let(at_least(at_most(x, 89.0), -104.0), reduced)
 
 
-@wide
 def sigmoid(x: Any) -> Any:
     one = const(1, dtype_of(x))
     return one / (one + exp(zero(dtype_of(x)) - x))
 
 
-@wide
 def tanh(x: Any) -> Any:
     """Eigen's rational approximation, exact to rounding beyond ±9."""
     if dtype_of(x) != "float32":
@@ -192,7 +169,6 @@ def tanh(x: Any) -> Any:
     return let(at_least(at_most(x, limit), -limit), result)
 
 
-@wide
 def erf(x: Any) -> Any:
     """Eigen's rational approximation on ±4."""
     if dtype_of(x) != "float32":
@@ -230,6 +206,5 @@ def erf(x: Any) -> Any:
     return let(at_least(at_most(x, 4), -4), result)
 
 
-@wide
 def log(x: Any) -> Any:
     return tirx.log(x)

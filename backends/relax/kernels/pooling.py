@@ -8,14 +8,15 @@ from typing import Any
 
 from ....compiler.operators import pooling as op
 from ....compiler.types import Dim, TensorType
+from ..half import DTYPES
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
-from ..tensor import DTYPES, Tensor, channels_last
+from ..tensor import Tensor, channels_last
 from ..untyped import tirx
 from .convolution import Pairs, channels_mode, padding_stage, pads, rows_for, window
-from .numeric import accumulator, cast, const
+from .numeric import cast, const
 from .reduction import MAX, SUM, Monoid
 from .tiling import channel_width
 
@@ -139,7 +140,7 @@ def windows(
     order = channels_last(type.rank)
 
     def body(kernel: Kernel, x: View) -> Any:
-        dtype = accumulator(x.dtype)
+        dtype = x.dtype
         value, steps = element(kernel, x)
         last = kernel.dim(space[-1]) - literal(1)
         whole, ragged = kernel.whole(space[-1], height)

@@ -7,10 +7,11 @@ from typing import Any
 
 from ....compiler.operators import recurrent as op
 from ....compiler.types import Dim, TensorType
+from ..half import DTYPES, single
 from ..index import literal
 from ..kernel import Kernel, View
 from ..lower import Inputs, Lowering, Types, rules
-from ..tensor import DTYPES, Tensor
+from ..tensor import Tensor
 from ..untyped import build as T
 from ..untyped import tirx
 from .layout import concat
@@ -73,8 +74,8 @@ def recur(
 
     total = blocks * gates * width
     spread = low.map("gates", [input_weight], TensorType(dtype, (total, features)), rows)
-    bias = low.map("gates", list(biases), TensorType(dtype, (total,)), bias_rows) if biases else None
-    gate_input = linear(low, x, spread, bias, TensorType(dtype, (batch, length, total)))
+    bias = low.map("gates", list(biases), single(TensorType(dtype, (total,))), bias_rows) if biases else None
+    gate_input = linear(low, x, spread, bias, single(TensorType(dtype, (batch, length, total))))
     recurrent = low.map("gates", [hidden_weight], TensorType(dtype, (blocks, hidden, gates, width)), columns)
     operands = [gate_input, recurrent, *states]
     if gates == 3 and biases:

@@ -9,16 +9,17 @@ from typing import Any
 
 from ....compiler.operators import reduction as op
 from ....compiler.types import Dim, TensorType, volume
+from ..half import DTYPES
 from ..index import flatten, literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..machine import Machine
 from ..schedule.rows import KEY as ROWS
 from ..schedule.tile import KEY as TILE
-from ..tensor import DTYPES, Order, Tensor, logical
+from ..tensor import Order, Tensor, logical
 from ..untyped import build as T
 from ..untyped import te, tirx
-from .numeric import accumulator, cast, const, dtype_of, is_float, is_nan, maximum, minimum
+from .numeric import cast, const, dtype_of, is_float, is_nan, maximum, minimum
 from .program import lines
 from .tiling import channel_width
 
@@ -102,7 +103,7 @@ def reduce(
     `finish` is applied to each result, which is accumulated in `dtype`.
     """
     x = inputs[0]
-    dtype = dtype or accumulator(DTYPES[x.type.dtype])
+    dtype = dtype or DTYPES[x.type.dtype]
     kept = [a for a in x.order if a not in dims]
     order = _renumbered(kept)
     bare = TensorType(type.dtype, tuple(d for a, d in enumerate(x.type.shape) if a not in dims))
@@ -204,7 +205,7 @@ def arg_extreme(
         return tirx.max_value(index), (_lowest if largest else _highest)(value)
 
     reducer = te.comm_reducer(combine, neutral, name)
-    dtype = accumulator(DTYPES[x.type.dtype])
+    dtype = DTYPES[x.type.dtype]
 
     def body(kernel: Kernel, x: View) -> Any:
         steps = [kernel.axis(x.type.shape[a], f"k{a}") for a in dims]
@@ -234,7 +235,7 @@ def _dims(node: op.Reduction, x: Tensor) -> tuple[int, ...]:
 def _reduction(low: Lowering, node: op.Reduction, inputs: Inputs, types: Types) -> Tensor:
     (x,) = inputs
     monoid = {"sum": SUM, "prod": PRODUCT, "max": MAX, "min": MIN}[node.name]
-    dtype = accumulator(DTYPES[types[0].dtype])
+    dtype = DTYPES[types[0].dtype]
     return reduce(low, node.name, [x], _dims(node, x), types[0], monoid, keepdim=node.keepdim, dtype=dtype)
 
 
@@ -267,7 +268,7 @@ def _cumsum(low: Lowering, node: op.Cumsum, inputs: Inputs, types: Types) -> Ten
     (x,) = inputs
     (type,) = types
     dim = node.dim % type.rank
-    dtype = accumulator(DTYPES[type.dtype])
+    dtype = DTYPES[type.dtype]
 
     def write(kernel: Kernel, sources: list[Any], results: list[Any]) -> None:
         def line(place: list[Any]) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 from ....compiler.operators import resampling as op
 from ....compiler.types import Dim
+from ..half import DTYPES
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
-from ..tensor import DTYPES, Tensor, channels_last
+from ..tensor import Tensor, channels_last
 from ..untyped import tirx
 from .numeric import cast, const
 
