@@ -291,6 +291,9 @@ class _Growing:
         slots, refs = self._several(cls, slots, refs)
         types = [None if r is None else _UNKNOWN if r is _UNKNOWN else self._edit.type(r) for r in refs]
         fixed = self._fixed(pattern)
+        if wanted is not None and not slots:  # what is filled with a number is as large as wanted
+            names = {f.name for f in fields(cast(Any, cls))}
+            fixed = {k: v for k, v in (("size", wanted.shape), ("dtype", wanted.dtype)) if k in names} | fixed
         if all(x is _UNKNOWN or x is None for x in types) and slots:
             rank = len(fixed["dims"]) if cls.name == "permute" and "dims" in fixed else None
             self._first(cls, slots, types, above, wanted, rank)
