@@ -171,7 +171,7 @@ class _Formatter:
         parts = [self._doc(c, bare=bare and i == 0) for i, c in enumerate(head)]
         if rule == "applied":
             parts.append(Text(text=" "))
-        parts.append(self._list(rest, comma=rule not in ("parens", "comprehension", "freeze", "rename_place")))
+        parts.append(self._list(rest, comma=rule not in ("parens", "comprehension", "freeze", "rename_place", "contract")))
         self._tight = tight
         return Concat(parts=parts)
 

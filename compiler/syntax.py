@@ -168,12 +168,19 @@ def _problem(source: Source, error: UnexpectedInput, base: int, limit: int, what
         expected = set(error.allowed or ()) - {"_NEWLINE"}
         message = f"unexpected {character!r}" if character != '"' else "this string does not end on its line"
         span = Span(source, at, min(at + 1, len(source.text)))
-    elif isinstance(error, UnexpectedToken) and error.token.type != "$END":
+    elif (
+        isinstance(error, UnexpectedToken) and error.token.type != "$END" and not _open_sum(source, error, base, limit)
+    ):
         token = cast(Token, error.token)
         at = base + (token.start_pos or 0)
         expected = error.accepts or error.expected
-        message = "the line ends too early" if token.type == "_NEWLINE" else f"unexpected `{token}`"
-        span = Span(source, at, at + (1 if token.type == "_NEWLINE" else len(token)))
+        message, span = f"unexpected `{token}`", Span(source, at, at + len(token))
+        if token.type == "REPEATED":  # a sum without its second operand: what stands in its place is wrong
+            at = _next(source, base + (token.end_pos or 0))
+            expected, span = _LEAST, Span(source, at, at + 1)
+            message = f"unexpected `{span.text}`"
+        if token.type == "_NEWLINE" or span.text == "\n":
+            message, span = "the line ends too early", Span(source, at, at + 1)
     else:
         expected = getattr(error, "accepts", None) or (error.expected if isinstance(error, UnexpectedEOF) else ())
         at = len(source.text[:limit].rstrip())
@@ -194,6 +201,19 @@ def _problem(source: Source, error: UnexpectedInput, base: int, limit: int, what
     elif opened is not None and source.text[opened] != "{" and "\n" in source.text[opened : span.start]:
         labels.append(Label(Span(source, opened, opened + 1), "inside of this bracket"))
     return Diagnostic("syntax", message, tuple(labels), notes, _advice(source, span))
+
+
+def _next(source: Source, at: int) -> int:
+    """Where the next token starts, comments left out and line ends not."""
+    match = re.compile(r"[ \t]*(#[^\n]*)?").match(source.text, at)
+    assert match is not None
+    return match.end()
+
+
+def _open_sum(source: Source, error: UnexpectedToken, base: int, limit: int) -> bool:
+    """Whether the text ends after a plus."""
+    token = cast(Token, error.token)
+    return token.type == "REPEATED" and _next(source, base + (token.end_pos or 0)) >= limit
 
 
 _LEAST = frozenset({"NAME", "NUMBER", "STRING", "LPAR", "LSQB"})
@@ -244,9 +264,8 @@ def _advice(source: Source, span: Span) -> str | None:
     text = span.text
     number = source.position(span.start)[0]
     line = source.line(number)
-    before = source.text[: span.start].rstrip()
-    if text in _HABITS or before.endswith("?"):
-        return _HABITS.get(text) or _HABITS["?"]
+    if text in _HABITS:
+        return _HABITS[text]
     if text == ":" and re.match(r"\s*(for|if|else|\}\s*else|module)\b", line):
         return "blocks are written in braces: `{ … }`"
     if span.start and re.match(r"\w\w", source.text[span.start - 1 : span.start + 1]):

@@ -31,6 +31,7 @@ _TERMINALS: dict[str, Callable[[Random], str]] = {
     "UNIT": lambda r: r.choice(["KiB", "GB/s", "ms", "M"]),
     "STRING": lambda r: r.choice(['""', '"a"', '"layer{i+1}.{j}"', '"\\"\\{ # {2 * x}"', '"*.weight"']),
     "COMPARE": lambda r: r.choice(["==", "!=", "<=", ">=", "<", ">"]),
+    "REPEATED": lambda _: "+",
     "TIMES": lambda r: r.choice(["*", "/", "//"]),
     "PHASE": lambda r: r.choice(["train", "infer"]),
     "_NEWLINE": lambda r: r.choice(

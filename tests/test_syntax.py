@@ -137,7 +137,7 @@ WRONG = {
     "python": ("def A(x):\n    return x\n", [("def", "unexpected `def`")], "module Name(parameters)"),
     "elif": ("module A(x: [N]) {\n    if a { x = 1 } elif b { }\n}\n", [("elif", "unexpected `elif`")], "else if"),
     "ampersand": ("let a = a && b\n", [("&", "unexpected '&'")], "write `and`"),
-    "question": ("let a = x ? 1 : 2\n", [("?", "unexpected '?'")], "if condition else"),
+    "question": ("let a = x ? 1 : 2\n", [("?", "unexpected `?`")], "if condition else"),
     "point": ("let a = .5\n", [(".", "unexpected `.`")], "the 0 before the point"),
     "open end": ("let a = 1 +\n    2\n", [("\n", "the line ends too early")], "put `+` there"),
     "pipe at the end": ("let a = x |>  # why\n    relu\n", [(" ", "the line ends too early")], "put `|>` there"),
