@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import netc
 import numpy as np
 import pytest
 import torch
-from netc.backends.pytorch import module, run
+from netc.backends.pytorch import Interpreter, module, run
 from netc.compiler.contract import Contract
 from netc.compiler.diagnostic import NetcError
 from netc.compiler.graph import Graph, Input, verify
-from netc.compiler.measure import measure
+from netc.compiler.measure import Meter, measure
 from netc.compiler.operators.operator import SAMPLES, Sample
 from netc.compiler.passes.bind import bind
 from netc.compiler.passes.fold_batch_norm import fold_batch_norm
@@ -114,6 +115,19 @@ def test_the_same_seed_measures_the_same() -> None:
 
 def test_a_graph_is_itself() -> None:
     assert measure(net(), net(), EXACT) == Measurement(EXACT, 3, 0.0, 0.0, "output")
+
+
+def test_a_chain_of_passes_is_measured_as_each_pair_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = [probed(net(scale)) for scale in (1.0, 1.0, 2.0, 2.001)]
+    runs: list[object] = []
+    plain = Interpreter.__call__
+    monkeypatch.setattr(Interpreter, "__call__", lambda self, given: (runs.append(self), plain(self, given))[1])
+    meter = Meter()
+    found = [meter(a, b, EXACT) for a, b in pairwise(graphs)]
+    assert len(runs) == 3 * len(graphs)
+    assert found == [measure(a, b, EXACT) for a, b in pairwise(graphs)]
+    assert [f.kept for f in found] == [True, False, False]
+    assert meter(graphs[0], graphs[2], EXACT) == measure(graphs[0], graphs[2], EXACT)
 
 
 def test_alters_promises_nothing_and_is_still_measured() -> None:
