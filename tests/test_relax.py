@@ -659,6 +659,7 @@ def test_a_users_own_function():
         ("", "f32[N, 3]", "mine at %mine names no function for TVM"),
         ("no_such:function", "f32[N, 3]", "cannot be found at no_such:function"),
         (f"{__name__}:twice", "f32[N, 4]", "is declared to give f32[N, 4], but gives float32[N, 3]"),
+        (f"{__name__}:twice", "bf16[N, 3]", "mine at %mine takes or gives bf16, of which TVM computes wrong numbers"),
     ],
 )
 def test_a_users_own_function_that_does_not_fit(place: str, result: str, message: str):
