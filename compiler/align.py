@@ -2,13 +2,14 @@
 
 Evidence is used in the order of its strength, and what is paired once stays paired:
 
-1. the same path, and the same computation before it or after it;
-2. the same computation before it and after it, whatever the names: graphs that are equal up to names are paired whole;
-3. scopes with the same inside, under the same path or another: blocks that moved;
-4. the same path and description (operator, attributes, types), and a neighbour of the same name;
-5. the same description beside a pair: pairs spread along edges; then the same surroundings, as far as four edges;
-6. the same path and operator, with and without a neighbour; then the same operator beside a pair;
-7. another operator between the same neighbours: a replacement.
+1. the same computation before it and after it, whatever the names (graphs that are equal up to names are paired whole),
+   or the same path and the same computation before it or after it;
+2. scopes with the same inside, under the same path or another: blocks that moved;
+3. the same path and description (operator, attributes, types), and a neighbour of the same path;
+4. the same description beside a pair (pairs spread along edges), then the same surroundings, as far as four edges, both
+   where no better claim by name is left open;
+5. the same path and operator; the same operator beside a pair;
+6. another operator between the same neighbours: a replacement.
 
 Surroundings are compared by iterated hashing of neighbourhoods (Weisfeiler and Leman, 1968), with labels that are
 numbered instead of hashed, so that equal labels never lie; each step takes time linear in the number of edges.
@@ -16,6 +17,7 @@ numbered instead of hashed, so that equal labels never lie; each step takes time
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +114,7 @@ class _Link(NamedTuple):
 
 Labels = Sequence[int]
 _Both = tuple[Labels, Labels]
+_Queues = dict[tuple[_Link, bool], deque[int]]
 
 
 class _Numbers:
@@ -365,6 +368,7 @@ class _Pairing:
             if len(here) == len(there) == 1:
                 self._pair(here[0], there[0])
         self._spread(labels, accept="forced")
+        queues: _Queues = {}
         for label, (here, there) in groups.items():
             waiting = deque(there)
             for i in here:
@@ -373,7 +377,7 @@ class _Pairing:
                 if not waiting:
                     break
                 if i not in self.pairs:
-                    beside = self._beside(labels, i)
+                    beside = self._beside(labels, i, queues)
                     if beside is None:
                         same = self.b.number.get(self.a.refs[i], -1)
                         beside = [j for j in (same, *islice(waiting, CHOICES)) if j >= 0 and j not in self.back]
@@ -384,40 +388,57 @@ class _Pairing:
                         self._pair(i, choice)
                         self._spread(labels, [(i, choice)], accept="forced")
 
-    def _beside(self, labels: _Both, i: int) -> list[int] | None:
-        """The free vertices of one label with `i` beside the counterparts of all that is beside it; None: any."""
-        beside: list[list[int]] = []
-        for own, other in ((self.a.reads[i], self.b.users), (self.a.users[i], self.b.reads)):
+    def _beside(self, labels: _Both, i: int, queues: _Queues) -> list[int] | None:
+        """The free vertices of one label with `i` beside the counterparts of all that is beside it; None: any. Of those
+        that nothing but one operand tells apart, which may be thousands, the first few; `queues` keeps the others."""
+        places: list[tuple[_Link, Sequence[_Link], Sequence[list[_Link]]]] = []
+        for own, other, back in (
+            (self.a.reads[i], self.b.users, self.b.reads),
+            (self.a.users[i], self.b.reads, self.b.users),
+        ):
             for o, k, v in own:
                 place = self.pairs.get(v)
                 if place is not None:
-                    beside.append([w for p, q, w in other[place] if (p, q) == (o, k)])
-        if not beside:
+                    places.append((_Link(o, k, place), other[place], back))
+        if not places:
             return None
-        first, *others = sorted(beside, key=len)
-        common = set(first).intersection(*others)
-        return [w for w in first if w in common and w not in self.back and labels[1][w] == labels[0][i]]
+        (o, k, place), near, _ = min(places, key=lambda p: len(p[1]))
+
+        def fits(w: int) -> bool:
+            return w not in self.back and labels[1][w] == labels[0][i] and all(at in back[w] for at, _, back in places)
+
+        if len(places) > 1 or len(near) <= CHOICES:
+            return [w for p, q, w in near if (p, q) == (o, k) and fits(w)]
+        key = places[0][0], places[0][2] is self.b.reads
+        queue = queues.get(key)
+        if queue is None:
+            queue = queues[key] = deque(w for p, q, w in near if (p, q) == (o, k))
+        while queue and queue[0] in self.back:
+            queue.popleft()
+        found = [w for w in islice(queue, CHOICES) if fits(w)]
+        return found or [w for w in queue if fits(w)]
 
     def _same_insides(self) -> None:
-        """Scopes with the same inside: those of one path, then those that left their path or are the only ones."""
+        """Scopes with the same inside: those of one path, then those that left their path or are the only ones, in
+        their order or, where one graph has more of them, by the numbers in their paths."""
         here, there = self.a.insides(self.numbers), self.b.insides(self.numbers)
         for scope, inside in here.items():
             if scope in there and there[scope].label == inside.label:
                 self._inside(inside, there[scope])
-        groups: dict[int, tuple[list[str], deque[str]]] = {}
+        groups: dict[int, tuple[list[str], list[str]]] = {}
         for scope, inside in here.items():
             if not inside.labels.keys() & self.pairs.keys():
-                groups.setdefault(inside.label, ([], deque()))[0].append(scope)
+                groups.setdefault(inside.label, ([], []))[0].append(scope)
         for scope, inside in there.items():
             if inside.label in groups and not inside.labels.keys() & self.back.keys():
                 groups[inside.label][1].append(scope)
         for left, right in groups.values():
             only = len(left) == len(right) == 1
-            for scope in left:
-                while right and there[right[0]].labels.keys() & self.back.keys():
-                    right.popleft()
-                if right and (only or scope not in there or right[0] not in here):
-                    self._inside(here[scope], there[right[0]])
+            numbered = {_numbers(scope): scope for scope in right}
+            order = right if len(left) == len(right) else [numbered.get(_numbers(scope)) for scope in left]
+            for one, other in zip(left, order, strict=True):
+                if other is not None and (only or one not in there or other not in here):
+                    self._inside(here[one], there[other])
 
     def _inside(self, here: _Inside, there: _Inside) -> None:
         """Pair two scopes with the same inside, where both are wholly free."""
@@ -507,6 +528,10 @@ CHOICES = 16
 
 def _last(path: str) -> str:
     return path.rpartition(".")[2]
+
+
+def _numbers(path: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\d+", path))
 
 
 def _distance(here: str, there: str) -> int:

@@ -229,3 +229,16 @@ def test_images_of_paths() -> None:
     assert [pairs.image(p) for p in ("a", "a.b", "a.b.new", "a.d.weight", "z.y")] == [
         "a", "x.b", "x.b.new", "x.e.weight", "z.y",
     ]  # fmt: skip
+
+
+def test_thousands_of_equal_nodes() -> None:
+    """Nothing tells them apart but their names: any pairs will do, and no search is needed to find them."""
+    build = Builder("fan")
+    x = build.input("x", "f32[N, 8]")
+    for _ in range(3000):
+        build("relu", x)
+    graph = build.done(x)
+    names = {path: f"n{i}" for i, path in enumerate(graph.nodes)}
+    other = moved(graph, names.__getitem__, shuffled)
+    assert preserves(graph, other, align(graph, other))
+    assert align(graph, graph) == by_path(graph, graph)

@@ -306,3 +306,17 @@ def test_data_is_json(other: str) -> None:
             "kind": "changed", "what": "node", "path": "layer2.0.conv2", "aspect": "stride",
             "before": "[1, 1]", "after": "[2, 2]",
         } in data["changes"]  # fmt: skip
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_ten_thousand_nodes(renamed: bool) -> None:
+    before = blocks(*(f"{kind}{i}" for i in range(1700) for kind in "am"))
+    edit = before.edit()
+    edit.set("m800.act", op=Silu())
+    after = edit.done()
+    if renamed:
+        after = moved(after, lambda path: f"net.{path}".replace("act", "function"))
+    found = compare(before, after)
+    assert (found.paired, len(found.changes), found.added, found.removed, found.moves) == (10_202, 2, (), (), ())
+    assert {d.aspect for d in found.changes} == {"operator", "approximate"}
+    assert bool(found.renames) == renamed
