@@ -8,9 +8,11 @@ from .diagnostic import Diagnostic, NetcError, nearest
 from .graph import Graph, Node
 from .pipeline import Pass, Stage, Trace
 from .rewrite.apply import Rewriter
+from .rewrite.instance import generate
 from .rewrite.match import Match, Matcher
 from .rewrite.pattern import Rule, applications
 from .source import Span
+from .text import print_graph
 
 _REACH = 16
 """The root of a match is looked for so many nodes after the one that is asked about."""
@@ -157,4 +159,17 @@ def explain_pass(found: Pass) -> str:
     lines = [f"{found.name}({options})", f"  contract  {found.contract}"]
     if found.needs:
         lines.append(f"  needs     {', '.join(sorted(found.needs))}")
-    return "\n".join([*lines, "", *(f"  {line}".rstrip() for line in found.doc.splitlines())])
+    lines += ["", *(f"  {line}".rstrip() for line in found.doc.splitlines())]
+    rules = found.run.rules if isinstance(found.run, Rewriter) else ()
+    return "\n".join([*lines, *(line for rule in rules if len(rules) == 1 for line in _example(rule))])
+
+
+def _example(rule: Rule) -> Iterator[str]:
+    """The shortest of some graphs that the rule was made for, before and after."""
+    graphs = [i.graph for i in generate(rule, 8).instances]
+    if not graphs:
+        return
+    graph = min(graphs, key=lambda g: (len(g.nodes), len(print_graph(g))))
+    for title, one in (("Before:", graph), ("After:", Rewriter([rule])(graph))):
+        yield from ("", f"  {title}")
+        yield from (f"    {line.strip()}" for line in print_graph(one).splitlines()[1:-1] if line.strip())

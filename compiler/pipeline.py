@@ -211,10 +211,8 @@ def read_steps(
     found = find(function.text) if isinstance(function, t.Name) else None
     if found is None:
         text = function.span.text
-        known = names()
-        notes = (f"passes: {', '.join(sorted(known))}",)
-        diagnostic = Diagnostic("unknown-pass", f"there is no pass {text}", (Label(function.span),), notes)
-        raise NetcError([replace(diagnostic, fix=nearest(text, known))])
+        diagnostic = Diagnostic("unknown-pass", f"there is no pass {text}", (Label(function.span),))
+        raise NetcError([replace(diagnostic, notes=("`netc passes` lists them",), fix=nearest(text, names()))])
     if isinstance(found, tuple):
         if arguments:
             message = f"{function.span.text} is a pipeline, which takes no options"

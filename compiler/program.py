@@ -23,6 +23,7 @@ from .names import least_instances
 from .passes.register import PASSES, Pass
 from .pipeline import Step, read_steps, run
 from .rename import RenameMap
+from .rewrite.check import check_rule_set
 from .rewrite.pattern import Rule
 from .rewrite.read import read_rule
 from .scope import FileScope
@@ -123,18 +124,21 @@ class Program:
         )
 
     def check(self) -> list[Diagnostic]:
-        """Elaborate every model and target and check every expectation's numbers elsewhere; returns all messages."""
+        """Elaborate every model and target and prove every rule; returns all messages. Expected numbers are compared
+        elsewhere."""
         for name in self.models:
             try:
                 self.model(name)
             except NetcError as error:
                 self.diagnostics.extend(error.diagnostics)
         for declaration in self.scope.tree.declarations:
-            if isinstance(declaration, t.Target):
-                try:
+            try:
+                if isinstance(declaration, t.Target):
                     self._target(declaration)
-                except NetcError as error:
-                    self.diagnostics.extend(error.diagnostics)
+                elif isinstance(declaration, (t.Rewrite, t.Pipeline)):
+                    self._declared(self.scope, declaration.name.text)
+            except NetcError as error:
+                self.diagnostics.extend(error.diagnostics)
         return list(self.diagnostics)
 
     def expectations(self) -> list[Expectation]:
@@ -239,7 +243,9 @@ class Program:
         if isinstance(declaration, t.GraphText):
             return Model(name, read_graph(declaration), spec_hash=self.spec_hash)
         if isinstance(declaration, t.Rewrite):
-            return read_rule(pending.home, declaration, self._resolve)
+            rule = read_rule(pending.home, declaration, self._resolve)
+            check_rule_set([rule])
+            return rule
         if isinstance(declaration, t.Pipeline):
             return self._steps(pending.home, declaration.steps)
         return self._value(pending.home, declaration.value, name)
@@ -319,6 +325,13 @@ class Program:
     def declared_passes(self) -> list[str]:
         """The rules and pipelines that this file declares or imports."""
         return _names(self.scope, t.Rewrite, t.Pipeline)
+
+    def described(self, name: str) -> str:
+        """A rule with its contract, or a pipeline with its steps, in a line."""
+        found = self._declared(self.scope, name)
+        if isinstance(found, Rule):
+            return f"rule, {found.contract}"
+        return " |> ".join(str(step) for step in found)
 
     def passes(self) -> list[str]:
         """The names of everything that can stand in a pipeline of this file."""

@@ -105,6 +105,8 @@ def _check_file(path: Path, budget: Sequence[str], allow: Path | None, found: Di
         return
     for expectation in program.expectations():
         found.extend(compare(expectation, program.model(expectation.model)))
+    for name in program.declared_passes():
+        yield f"{path}:{name}  {program.described(name)}"
     for name in program.models:
         graph = program.model(name).graph
         inputs = ", ".join(f"{k}: {n.types[0]}" for k, n in graph.inputs.items())

@@ -131,10 +131,10 @@ def traced(
     start = model.graph
     check = None
     if verify:
-        from .compiler.measure import measure
+        from .compiler.measure import Meter
         from .compiler.probe import probed
 
-        start, check = probed(start, seed), measure
+        start, check = probed(start, seed), Meter(seed=seed)
     try:
         trace = run(start, steps, facts=model.facts, check=check)
     except Failure as failure:
