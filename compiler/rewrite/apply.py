@@ -131,7 +131,8 @@ def _cyclic(index: Mapping[str, Sequence[Rule]], names: frozenset[str], at: str,
     found = {r.name: r for rules in index.values() for r in rules if r.name in names}
     many = ", ".join(sorted(names))
     what = f"the rules {many} undo each other" if len(names) > 1 else f"the rule {many} undoes itself"
-    message = f"{what}: at %{at} they were applied {age} times, one after the other"
+    place = at if len(at) < 60 else f"{at[:60]}…"
+    message = f"{what}: at %{place} they were applied {age} times, one after the other"
     labels = tuple(Label(rule.span) for rule in found.values())
     return NetcError([Diagnostic("cyclic-rules", message, labels, fix="add a `where` that ends it")])
 

@@ -8,16 +8,18 @@ must never make a number into one. Since all is float64, the rounding of narrowe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, cast
 
 from ..backend import backend
 from ..contract import Contract
 from ..diagnostic import Diagnostic, Label, NetcError
-from ..graph import Graph, GraphError, Input, ParameterRef, Value, verify
-from ..operators.operator import Operator, ShapeError
+from ..graph import Graph, GraphError, ParameterRef, Value, verify
+from ..operators.operator import ShapeError
+from ..passes.bind import bind
+from ..passes.widen import widen
 from ..text import literal, print_graph
 from ..types import DType, TensorType, substitute, symbols
 from .apply import Rewriter, replace_match
@@ -35,7 +37,7 @@ _ENOUGH = 4
 _FLOOR = 0.1
 """Differences are relative to the largest output, or to this where that is smaller: what cancels is not magnified."""
 _SIZES = (3, 2)
-"""What symbols stand for, by probe."""
+"""What symbols stand for, from graph to graph."""
 _TOGETHER = 6
 """So many instances of each rule are rewritten with all rules at once."""
 
@@ -123,33 +125,35 @@ def _compare(rule: Rule, pairs: Sequence[tuple[Instance, Graph]], seed: int) -> 
     """Compute both sides of every instance, in the phases in which the rule applies."""
     executor = backend("pytorch")
     compared = 0
-    failure = ""
-    for instance, after in pairs:
+    failure = "the original gives no finite number"
+    for number, (instance, after) in enumerate(pairs):
+        size = _SIZES[number % len(_SIZES)]
+        probes = [_probe(instance, size, seed, awkward=awkward) for awkward in (False, True)]
         for training in _modes(rule, instance.graph, after):
-            before_run, problem = _runner(executor, instance.graph, training)
-            if before_run is None:
-                failure = problem
+            try:
+                expected = _computed(executor, instance.graph, probes, size, training)
+            except _REFUSED as error:
+                failure = str(error).splitlines()[0]
                 continue
-            after_run, problem = _runner(executor, after, training)
-            for probe, size in enumerate(_SIZES):
-                arrays = _probe(instance, size, seed, awkward=probe > 0)
-                expected, problem_before = before_run(arrays)
-                if expected is None:
-                    failure = problem_before
-                    continue
-                got, problem = (None, problem) if after_run is None else after_run(arrays)
-                if got is None:
-                    raise NetcError([_wrong(rule, f"what it makes cannot be computed: {problem}", instance)])
-                for name, a, b in zip(instance.graph.outputs, expected, got, strict=True):
+            try:
+                got = _computed(executor, after, probes, size, training)
+            except _REFUSED as error:
+                what = f"what it makes cannot be computed: {str(error).splitlines()[0]}"
+                raise NetcError([_wrong(rule, what, instance)]) from None
+            for before, now in zip(expected, got, strict=True):
+                for name, a in before.items():
                     contract = rule.contract if name != INSIDE else Contract()
-                    difference = _difference(contract, name, a, b)
+                    difference = _difference(contract, name, a, now[name])
                     if difference is not None:
                         raise NetcError([_broken(rule, difference, instance, training)])
                     compared += _finite(a)
     if not compared:
-        reason = failure or "the original gives no finite number"
-        message = f"no instance of {rule.name} could be computed, so that it cannot be checked: {reason}"
+        message = f"no instance of {rule.name} could be computed, so that it cannot be checked: {failure}"
         raise NetcError([Diagnostic("unchecked-rule", message, (Label(rule.span),))])
+
+
+_REFUSED = (NetcError, RuntimeError, ValueError, IndexError, NotImplementedError)
+"""What PyTorch and its backend raise for operators, dtypes and sizes that they do not compute."""
 
 
 def _modes(rule: Rule, *graphs: Graph) -> tuple[bool, ...]:
@@ -162,56 +166,26 @@ def _modes(rule: Rule, *graphs: Graph) -> tuple[bool, ...]:
     return (False, True) if differ else (False,)
 
 
-_Run = Callable[[Sequence[Any]], tuple["list[Array] | None", str]]
+def _computed(
+    executor: Any, graph: Graph, probes: Sequence[Mapping[str, Array]], size: int, training: bool
+) -> list[Mapping[str, Array]]:
+    """What a graph gives in float64, by output, for each probe; random operators draw the same numbers every time."""
+    free = {s for node in graph.inputs.values() for d in node.types[0].shape for s in symbols(d)}
+    wide = widen(bind(graph, dict.fromkeys(free, size)) if free else graph, narrow=True)
+    if training and any(n.op.effect != "none" for n in graph.nodes.values()):
+        reference = executor.Reference(wide, training=True)
+        return [dict(zip(graph.outputs, reference(list(p.values())), strict=True)) for p in probes]
+    interpreter = executor.Interpreter(wide, "train" if training else "infer")
+    return [interpreter(p) for p in probes]
 
 
-def _runner(executor: Any, graph: Graph, training: bool) -> tuple[_Run | None, str]:
-    """The function of a graph in float64, or why there is none."""
-    try:
-        reference = executor.Reference(_doubled(graph), training=training)
-    except NetcError as error:
-        return None, error.diagnostics[0].message
-
-    def run(arrays: Sequence[Any]) -> tuple[list[Array] | None, str]:
-        try:
-            return reference(arrays), ""
-        except (RuntimeError, ValueError, IndexError) as error:  # of the shapes: windows larger than their input, …
-            return None, str(error).splitlines()[0]
-
-    return run, ""
-
-
-def _doubled(graph: Graph) -> Graph:
-    """The graph with every fraction in float64."""
-    edit = Graph(graph.name, scopes=graph.scopes).edit()
-    for parameter in graph.parameters.values():
-        edit.parameter(replace(parameter, type=_double(parameter.type)))
-    for node in graph.nodes.values():
-        edit.add(node.path, _double_operator(node.op), *node.inputs, phase=node.phase)
-    for name, ref in graph.outputs.items():
-        edit.output(name, ref)
-    return edit.done()
-
-
-def _double(kind: TensorType) -> TensorType:
-    return TensorType(DType.F64, kind.shape) if kind.dtype.is_float else kind
-
-
-def _double_operator(op: Operator) -> Operator:
-    if isinstance(op, Input):
-        return Input(_double(op.type))
-    names = [f.name for f in fields(cast(Any, op)) if f.name == "dtype"]
-    dtype = getattr(op, "dtype", None)
-    return replace(cast(Any, op), dtype=DType.F64) if names and isinstance(dtype, DType) and dtype.is_float else op
-
-
-def _probe(instance: Instance, size: int, seed: int, *, awkward: bool) -> list[Array]:
+def _probe(instance: Instance, size: int, seed: int, *, awkward: bool) -> dict[str, Array]:
     """Arrays for the inputs of a graph. Awkward ones hold zeros, ties and large numbers."""
     import numpy
 
     graph = instance.graph
     bounds = _bounds(graph, size)
-    found: list[Array] = []
+    found: dict[str, Array] = {}
     for number, (path, node) in enumerate(graph.inputs.items()):
         generator = numpy.random.default_rng((seed, number, int(awkward)))
         kind = node.types[0]
@@ -229,7 +203,7 @@ def _probe(instance: Instance, size: int, seed: int, *, awkward: bool) -> list[A
                 array = numpy.where(
                     generator.random(shape) < 0.5, generator.choice([0, 1, -1, 100, -100], shape), array
                 )
-        found.append(numpy.asarray(array))
+        found[path] = numpy.asarray(array)
     return found
 
 
@@ -327,10 +301,11 @@ def _place(name: str, wrong: Array, at: tuple[int, ...]) -> str:
             index[axis] = ":"
             break
     where = f"{name}[{', '.join(index)}]" if index else name
-    for width in (1, 2):
-        inner = tuple(slice(width, -width) if axis > 1 else slice(None) for axis in range(wrong.ndim))
-        if wrong.ndim > 2 and wrong[inner].size and not wrong[inner].any():
-            return f"at the border: {where}"
+    for axes in (range(2, wrong.ndim), range(1, wrong.ndim - 1)):  # channels first, channels last
+        for width in (1, 2) if axes else ():
+            inner = tuple(slice(width, -width) if axis in axes else slice(None) for axis in range(wrong.ndim))
+            if wrong[inner].size and not wrong[inner].any():
+                return f"at the border: {where}"
     return f"at {where}"
 
 
