@@ -159,8 +159,15 @@ NETC, FUSED = "netc", "netc + extended"
 
 
 def optimised(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """The ONNX models, the exported one first, and seconds by optimiser. The time of writing ONNX is not in netc's."""
+    """The ONNX models, the exported one first, and seconds by optimiser. netc's are without those of writing ONNX, and
+    nobody's with those of importing the library or reading its rules."""
+    import onnxruntime
+    import onnxsim
     from netc.backends.interchange import model as onnx_model
+    from netc.compiler.library import library
+
+    assert onnxruntime, onnxsim
+    library()
 
     exported = onnx_model(model.graph)
     made: dict[str, Any] = {"exported": exported}

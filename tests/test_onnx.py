@@ -329,7 +329,29 @@ def test_weights_are_stored_as_they_are_read():
     x = b("prelu", b("permute", x, dims=[0, 2, 1]), b.parameter("slope", (3,)))
     made = assert_same_at(b.done(x), {"N": 2, "T": 3})
     assert kinds(made) == ["MatMul", "Transpose", "PRelu"]
-    assert {i.name: tuple(i.dims) for i in made.graph.initializer} == {"fc/Transpose": (4, 3), "prelu/Unsqueeze": (3, 1)}
+    stored = {i.name: tuple(i.dims) for i in made.graph.initializer}
+    assert stored == {"fc/Transpose": (4, 3), "prelu/Unsqueeze": (3, 1)}
+
+
+def test_axes_are_exchanged_once():
+    b = Builder()
+    x = b.input("x", "f32[2, 3, 4]")
+    y = b("permute", x, dims=[1, 2, 0])
+    made = assert_same(
+        b.done(z=b("permute", y, dims=[1, 2, 0])), {"x": np.random.default_rng(0).random((2, 3, 4), "f4")}
+    )
+    assert [(n.op_type, list(n.input)) for n in made.graph.node] == [("Transpose", ["x"])]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_axes_that_are_exchanged_back(kept: bool):
+    b = Builder()
+    x = b.input("x", "f32[2, 3, 4]")
+    y = b("permute", b("permute", x, dims=[1, 2, 0]), dims=[2, 0, 1])
+    z = b("neg", y)
+    graph = b.done(z, y=y) if kept else b.done(z)
+    made = assert_same(graph, {"x": np.random.default_rng(0).random((2, 3, 4), "f4")})
+    assert kinds(made) == (["Transpose", "Neg"] if kept else ["Neg"])
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
@@ -337,9 +359,9 @@ def test_weights_of_recurrent_networks_are_stored_in_onnxs_order(name: str):
     gates = 4 if name == "lstm" else 3
     b = Builder()
     x = b.input("x", "f32[N, T, 5]")
-    shapes = [(gates * 4, 5), (gates * 4, 4), (gates * 4,), (gates * 4,)]
+    shapes = [(gates * 64, 5), (gates * 64, 64), (gates * 64,), (gates * 64,)]
     weights = [b.parameter(f"w{i}", shape) for i, shape in enumerate(shapes)]
-    node = b.node(name, x, *[None] * (gates - 2), *weights, hidden_size=4)
+    node = b.node(name, x, *[None] * (gates - 2), *weights, hidden_size=64)
     made = assert_same_at(b.done(node.value), {"N": 2, "T": 3})
     assert kinds(made) == ["Transpose", name.upper(), "Transpose", "Reshape"]
     assert len(made.graph.initializer) == 4
@@ -352,6 +374,15 @@ def test_a_weight_that_is_read_twice_is_stored_once():
     made = assert_same_at(b.done(b("linear", b("embedding", ids, table), table, None)), {"N": 2, "T": 3})
     assert kinds(made) == ["Gather", "Transpose", "MatMul"]
     assert [i.name for i in made.graph.initializer] == ["table"]
+
+
+def test_a_weight_of_several_layers_is_stored_as_they_read_it():
+    b = Builder()
+    x = b.input("x", "f32[N, T, 32]")
+    tied = b.parameter("tied", (32, 32))
+    made = assert_same_at(b.done(b("linear", b("linear", x, tied, None), tied, None)), {"N": 2, "T": 3})
+    assert kinds(made) == ["MatMul", "MatMul"]
+    assert len(made.graph.initializer) == 1
 
 
 def test_masks_of_attention_are_computed_once():

@@ -1,4 +1,4 @@
-"""Weights that a node only arranges anew are stored as it would leave them."""
+"""Less to do for a file's nodes: weights are stored as they are read, and axes are exchanged once."""
 
 from __future__ import annotations
 
@@ -20,25 +20,48 @@ MOVES: dict[str, Callable[..., Any]] = {
 """What these do to arrays: no arithmetic, so that no bit can change."""
 
 SMALL = 2**10
-"""Bytes of a tensor that may be stored twice."""
+"""Bytes by which storing a tensor anew may enlarge the file."""
+
+
+def exchange_once(nodes: list[onnx.NodeProto], outputs: Collection[str]) -> None:
+    """Make, in place, one Transpose of two in a row, and nothing of two that undo each other."""
+    made: dict[str, onnx.NodeProto] = {}
+    same: dict[str, str] = {}
+    for node in nodes:
+        node.input[:] = [same.get(name, name) for name in node.input]
+        if node.op_type != "Transpose":
+            continue
+        made[node.output[0]] = node
+        before = made.get(node.input[0])
+        if before is not None:
+            node.input[0] = before.input[0]
+            perm = [_perm(before)[axis] for axis in _perm(node)]
+            node.attribute[0].ints[:] = perm
+            if perm == sorted(perm) and node.output[0] not in outputs:
+                same[node.output[0]] = node.input[0]
+    read = {name for node in nodes for name in node.input}.union(outputs)
+    nodes[:] = [node for node in nodes if node.op_type != "Transpose" or node.output[0] in read]
+
+
+def _perm(node: onnx.NodeProto) -> list[int]:
+    return list(node.attribute[0].ints)
 
 
 def arrange(nodes: list[onnx.NodeProto], initializers: dict[str, onnx.TensorProto], outputs: Collection[str]) -> None:
     """Take out, in place, each node that moves initialisers only. What it makes becomes an initialiser of its name.
 
-    A large initialiser that anything else reads keeps its place and its node: it would have to be stored twice.
+    A large initialiser that anything else reads keeps its node: it would have to be stored twice.
     """
+    _move_once(nodes, initializers, outputs)
     readers = Counter(name for node in nodes for name in node.input)
     readers.update(list(outputs))
     kept: list[onnx.NodeProto] = []
     for node in nodes:
-        if not _is_moved(node, initializers, readers) or node.output[0] in outputs:
+        made = None if node.output[0] in outputs else _moved(node, initializers, readers)
+        if made is None:
             kept.append(node)
             continue
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        arrays = [numpy_helper.to_array(initializers[name]) for name in node.input]
-        made = numpy.ascontiguousarray(MOVES[node.op_type](*arrays, **attributes))
-        initializers[node.output[0]] = numpy_helper.from_array(made, node.output[0])
+        initializers[node.output[0]] = made
         for name in node.input:
             readers[name] -= 1
             if not readers[name]:
@@ -46,7 +69,33 @@ def arrange(nodes: list[onnx.NodeProto], initializers: dict[str, onnx.TensorProt
     nodes[:] = kept
 
 
-def _is_moved(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto], readers: Counter[str]) -> bool:
+def _move_once(
+    nodes: list[onnx.NodeProto], initializers: dict[str, onnx.TensorProto], outputs: Collection[str]
+) -> None:
+    """Keep the first of equal nodes that move initialisers, such as those of tied layers."""
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+    kept: list[onnx.NodeProto] = []
+    for node in nodes:
+        node.input[:] = [same.get(name, name) for name in node.input]
+        name = node.output[0]
+        if node.op_type in MOVES and name not in outputs and all(i in initializers for i in node.input):
+            bare = onnx.NodeProto(op_type=node.op_type, input=node.input, attribute=node.attribute)
+            known = first.setdefault(bare.SerializeToString(deterministic=True), name)
+            if known != name:
+                same[name] = known
+                continue
+        kept.append(node)
+    nodes[:] = kept
+
+
+def _moved(
+    node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto], readers: Counter[str]
+) -> onnx.TensorProto | None:
     if node.op_type not in MOVES or any(name not in initializers for name in node.input):
-        return False
-    return all(readers[name] == 1 or len(initializers[name].raw_data) <= SMALL for name in node.input)
+        return None
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    arrays = [numpy_helper.to_array(initializers[name]) for name in node.input]
+    made = numpy.ascontiguousarray(MOVES[node.op_type](*arrays, **attributes))
+    freed = sum(a.nbytes for a, name in zip(arrays, node.input, strict=True) if readers[name] == 1)
+    return numpy_helper.from_array(made, node.output[0]) if made.nbytes <= freed + SMALL else None

@@ -14,7 +14,7 @@ from ...compiler.graph import Graph, Input, Node, Parameter, ParameterRef, Ref, 
 from ...compiler.types import Dim, DType, Expression, Quotient, TensorType, symbols
 from ...compiler.weights import value
 from ..rules import Rules
-from .arrange import arrange
+from .arrange import arrange, exchange_once
 
 OPSET = 21
 """ONNX 1.16 (2024): widely implemented, and the first opset whose GroupNormalization takes a scale for each channel.
@@ -123,7 +123,7 @@ class Build:
         """An i64 vector of sizes."""
         if not any(isinstance(d, Expression) for d in dims):
             return self.constant(list(dims))
-        return self._once((*dims,), "x".join(str(d) for d in dims), lambda: self._joined(dims))
+        return self.once((*dims,), "x".join(str(d) for d in dims), lambda: self._joined(dims))
 
     def _joined(self, dims: Sequence[Dim]) -> str:
         parts: list[str] = []
@@ -143,7 +143,7 @@ class Build:
         """A size as an i64 vector of one element, computed from the shapes of the graph's inputs where symbolic."""
         if isinstance(dim, int):
             return self.constant([dim])
-        return self._once(dim, str(dim), lambda: self._computed(dim))
+        return self.once(dim, str(dim), lambda: self._computed(dim))
 
     def _computed(self, dim: Expression) -> str:
         whole: str | None = None
@@ -166,17 +166,10 @@ class Build:
         def make() -> str:
             return self.cast(self("Squeeze", self.size(dim), self.constant([0])), DType.I64, dtype)
 
-        return self._once((dim, dtype), str(dim), make)
+        return self.once((dim, dtype), str(dim), make)
 
-    def _quotient(self, atom: Quotient) -> str:
-        # Sizes are not negative, so that ONNX's truncating division is the floor.
-        return self("Div", self.size(atom.numerator), self.constant([atom.denominator]))
-
-    def _symbol(self, name: str) -> str:
-        return self._once(name, name, lambda: self._solve(name))
-
-    def _once(self, key: Any, shown: str, make: Callable[[], str]) -> str:
-        """A size that `make` computes for the node that first asks for it, and for all others."""
+    def once(self, key: Any, shown: str, make: Callable[[], str]) -> str:
+        """What `make` computes of sizes alone, for the node that first asks for it and for all others."""
         if key not in self._sizes:
             # It outlives that node: its value must keep its name.
             outside = self.path, self._made
@@ -184,6 +177,13 @@ class Build:
             self._sizes[key] = make()
             self.path, self._made = outside
         return self._sizes[key]
+
+    def _quotient(self, atom: Quotient) -> str:
+        # Sizes are not negative, so that ONNX's truncating division is the floor.
+        return self("Div", self.size(atom.numerator), self.constant([atom.denominator]))
+
+    def _symbol(self, name: str) -> str:
+        return self.once(name, name, lambda: self._solve(name))
 
     def _solve(self, name: str) -> str:
         """The symbol from an axis of an input that is `scale · name + offset`, simplest first."""
@@ -215,6 +215,7 @@ class Build:
             if self._name(ref) != name:
                 self.path = f"output/{name}"
                 self.nodes.append(helper.make_node("Identity", [self._name(ref)], [name], self._fresh(self.path)))
+        exchange_once(self.nodes, self.graph.outputs)
         arrange(self.nodes, self.initializers, self.graph.outputs)
 
     def _node(self, node: Node) -> None:

@@ -31,7 +31,8 @@ def _full(b: Build, op: c.Full) -> str:
 @RULES(c.Arange)
 def _arange(b: Build, op: c.Arange) -> str:
     assert op.stop is not None
-    numbers = b("Range", b.scalar_size(op.start), b.scalar_size(op.stop), b.constant(op.step))
+    start, stop = b.scalar_size(op.start), b.scalar_size(op.stop)
+    numbers = b.once((start, stop, op.step), f"{start} {stop}", lambda: b("Range", start, stop, b.constant(op.step)))
     return b.cast(numbers, DType.I64, op.dtype)
 
 
