@@ -110,6 +110,8 @@ class _Asked:
     constant: frozenset[str]
     """Names that must be constant, or parameters."""
     absent: frozenset[str]
+    numbers: frozenset[str]
+    """Names whose number is asked for."""
     values: Mapping[str, Sequence[Any]]
     """Numbers, texts and lists that a capture is compared with."""
     ranks: Mapping[str, int]
@@ -118,6 +120,7 @@ class _Asked:
 def _asked(rule: Rule) -> _Asked:
     constant: set[str] = set()
     absent: set[str] = set()
+    numbers: set[str] = set()
     values: dict[str, list[Any]] = {}
     ranks: dict[str, int] = {}
     evaluator = RuleEvaluator(rule, {}, Matcher(Graph("none")))
@@ -128,13 +131,15 @@ def _asked(rule: Rule) -> _Asked:
                 constant.update(names)
             elif e.function.text == "absent":
                 absent.update(names)
+            elif e.function.text == "number":
+                numbers.update(names)
         if isinstance(e, t.Binary) and e.op in ("==", "in", "<=", ">="):
             for name, other in ((e.left, e.right), (e.right, e.left)):
                 if isinstance(name, t.Attribute) and isinstance(name.value, t.Name) and name.name.text == "rank":
                     ranks.update((name.value.text, rank) for rank in _proposed(evaluator, "==", other))
                 if isinstance(name, t.Name):
                     values.setdefault(name.text, []).extend(_proposed(evaluator, e.op, other))
-    return _Asked(frozenset(constant), frozenset(absent), values, ranks)
+    return _Asked(frozenset(constant), frozenset(absent), frozenset(numbers), values, ranks)
 
 
 def _proposed(evaluator: RuleEvaluator, op: str, e: t.Expr) -> list[Any]:
@@ -426,6 +431,8 @@ class _Growing:
 
     def _variable(self, name: str, operand: str, kind: TensorType, place: tuple[str, int]) -> Ref:
         random = self._random
+        if name in self._asked.numbers and random.random() < 0.9:
+            return self._constant(TensorType(kind.dtype, ()))
         same = [r for r in self._values.values() if isinstance(r, Value | ParameterRef) and self._edit.type(r) == kind]
         positive = place in _POSITIVE and random.random() < 0.8
         if same and not positive and random.random() < 0.08:

@@ -225,7 +225,8 @@ class Matcher:
         node = self.graph.nodes[ref.node]
         if node.op.name != pattern.operator:
             return self._no(depth, f"%{node.path} is {node.op.name}, not {pattern.operator}")
-        if node.path in state.nodes:
+        earlier = state.nodes.get(node.path)
+        if earlier is not None and (len(node.types) == 1 or earlier.output == pattern.output):
             return self._no(depth, f"%{node.path} is matched twice")
         if ref.index != pattern.output:
             return self._no(depth, f"{ref} is not output {pattern.output} of {pattern.operator}")
