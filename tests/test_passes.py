@@ -18,10 +18,11 @@ from netc.compiler.diagnostic import NetcError
 from netc.compiler.graph import Graph, ParameterRef, Value, verify
 from netc.compiler.operators.operator import OPERATORS
 from netc.compiler.passes.bind import bind
+from netc.compiler.passes.choose_layout import choose_layout
 from netc.compiler.passes.eliminate_common import eliminate_common
 from netc.compiler.passes.eliminate_dead import eliminate_dead
 from netc.compiler.passes.expand import expand
-from netc.compiler.passes.fold_constants import fold_constants
+from netc.compiler.passes.fold_constants import constants, fold_constants
 from netc.compiler.passes.merge_siblings import merge_siblings
 from netc.compiler.passes.mixed_precision import HALF, mixed_precision
 from netc.compiler.passes.register import PASSES
@@ -195,7 +196,13 @@ def stored(graph: Graph) -> int:
     return sum(int(str(p.type.bytes)) for p in graph.parameters.values())
 
 
-EXACT: list[Callable[[Graph], Graph]] = [eliminate_common, eliminate_dead, fold_constants, merge_siblings]
+EXACT: list[Callable[[Graph], Graph]] = [
+    choose_layout,
+    eliminate_common,
+    eliminate_dead,
+    fold_constants,
+    merge_siblings,
+]
 
 
 @pytest.mark.parametrize("run", EXACT, ids=[f.__name__ for f in EXACT])
@@ -331,6 +338,19 @@ def test_random_symbolic_and_foreign_values_are_not_folded():
     n = build("reshape", build("cast", build("arange", start=build.edit.type(x).shape[0]), dtype="f32"), size=[-1, 1])
     graph = build.done(build("add", build("mul", x, noise), n))
     assert fold_constants(graph) is graph
+
+
+def test_names_do_not_nest():
+    """A parameter cannot lie below another one: modules of PyTorch could not hold both."""
+    build = Builder()
+    x = build.input("x", "f32[N, 3]")
+    weight = build.parameter("part.w", (3,))
+    double = build.node("concat", weight, weight, path="part.w.twice", dim=0).value
+    y = build("concat", build("mul", x, weight), x, dim=1)
+    before = build.done(build("mul", y, double))
+    after = fold_constants(before)
+    assert_same(before, after)
+    assert list(after.parameters) == ["part.w", "part.w_twice"]
 
 
 def test_folding_after_folding():
@@ -473,6 +493,78 @@ def test_operators_that_stay_in_single_precision():
         mixed_precision(before, keep=["linera"])
 
 
+# ------------------------------------------------------------------------------------------------------------ layout
+
+_MOVES = ["add", "mul", "concat", "relu", "tanh", "scale", "softmax", "permute", "permute", "permute", "rearrange"]
+
+
+@st.composite
+def transposed(draw: Any) -> Graph:
+    """Graphs that are mostly transpositions and operators of any order, of several sizes and readers."""
+    build = Builder()
+    values = [build.input("x", "f32[N, 2, 3, 4]"), build.input("y", "f32[N, 2, 3, 4]")]
+    scale = build.parameter("scale", (1, 2, 1, 1))
+    for _ in range(draw(st.integers(2, 14))):
+        move = draw(st.sampled_from(_MOVES))
+        x = draw(st.sampled_from(values[-4:]))
+        shape = build.edit.type(x).shape
+        if move in ("add", "mul", "concat"):
+            other = draw(st.sampled_from([v for v in values if build.edit.type(v).shape == shape]))
+            made = build(move, x, other, **({"dim": draw(st.integers(1, 3))} if move == "concat" else {}))
+        elif move == "scale":
+            made = build("mul", x, scale) if shape[1] == 2 else build("mul", x, build("constant", value=0.5))
+        elif move == "softmax":
+            made = build("softmax", x, dim=-1)
+        elif move == "permute":
+            made = build("permute", x, dims=draw(st.permutations(range(4))))
+        elif move == "rearrange":
+            made = build("rearrange", x, pattern="a b c d -> a d b c")
+        else:
+            made = build(move, x)
+        values.append(made)
+    if draw(st.booleans()):
+        build.edit.tap("seen", draw(st.sampled_from(values)))
+    return build.done(*dict.fromkeys([values[-1], draw(st.sampled_from(values))]))
+
+
+def moved(graph: Graph) -> int:
+    """Elements that transpositions of values move, with N = 128."""
+    fixed = constants(graph)
+    nodes = [n for p, n in graph.nodes.items() if n.op.name in ("permute", "rearrange") and p not in fixed]
+    return sum(int(str(substitute(n.types[0].elements, {"N": 128}))) for n in nodes)
+
+
+@settings(max_examples=60)
+@given(graph=transposed())
+def test_layouts_keep_the_function_and_move_less(graph: Graph):
+    graph = eliminate_dead(graph)
+    after = choose_layout(graph)
+    assert_same(graph, after)
+    assert choose_layout(after) is after
+    after = fold_constants(after)
+    assert moved(after) < moved(graph) or after is graph or fold_constants(graph) is not graph
+    assert moved(after) <= moved(graph)
+
+
+def test_an_imported_network_becomes_channels_first():
+    """Convolutions between transpositions, as converters of channels-last models write them."""
+    build = Builder()
+    x = build.input("x", "f32[N, 8, 8, 4]")
+    skip = x
+    for i in range(3):
+        y = build("permute", x, dims=[0, 3, 1, 2])
+        y = build("conv2d", y, build.parameter(f"{i}.weight", (4, 4, 3, 3)), None, padding=1)
+        y = build("permute", y, dims=[0, 2, 3, 1])
+        y = build("relu", build("add", y, build.parameter(f"{i}.bias", (1, 1, 1, 4))))
+        x = build("add", y, skip)
+        skip = x
+    before = build.done(build("mean", x, dim=[1, 2]))
+    after = fold_constants(eliminate_common(choose_layout(before)))
+    assert_same(before, after)
+    assert (operators(before).count("permute"), operators(after).count("permute")) == (6, 2)
+    assert after.parameters["0.bias"].type.shape == (1, 4, 1, 1)
+
+
 # ------------------------------------------------------------------------------------------------------- large graphs
 
 
@@ -492,4 +584,4 @@ def test_ten_thousand_nodes(run: Callable[[Graph], Graph]):
     assert len(before.nodes) == 10_002
     after = run(before)
     verify(after)
-    assert (after is before) == (run in (eliminate_dead, merge_siblings))
+    assert (after is before) == (run in (choose_layout, eliminate_dead, merge_siblings))

@@ -1,6 +1,7 @@
 """Optimisations and preparations: functions from a graph to a graph, one verb a file. Importing it registers them."""
 
 from . import bind as bind
+from . import choose_layout as choose_layout
 from . import eliminate_common as eliminate_common
 from . import eliminate_dead as eliminate_dead
 from . import expand as expand

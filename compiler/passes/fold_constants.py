@@ -293,10 +293,15 @@ class _Names:
         return wanted
 
     def _is_free(self, path: str) -> bool:
-        parents = {path[:i] for i, c in enumerate(path) if c == "."}
-        return path not in self._taken and path not in self._prefixes and not parents & self._taken
+        return path not in self._taken and path not in self._prefixes and not self._is_below(path)
+
+    def _is_below(self, path: str) -> bool:
+        """Whether a part of the path is a parameter's."""
+        return any(path[:i] in self._taken for i, c in enumerate(path) if c == ".")
 
     def _fresh(self, path: str) -> str:
+        while self._is_below(path):
+            path = "_".join(path.rsplit(".", 1))
         number, found = 0, path
         while not self._is_free(found):
             number += 1
@@ -323,7 +328,7 @@ _NEAR = 64
 
 
 def _replaced(part: _Part, value: Value) -> Iterator[str]:
-    """Freed parameters of the value's shape that it is made from, the nearest first."""
+    """Freed parameters with as many elements as the value that it is made from, the nearest first."""
     waiting: list[Ref] = [value]
     seen: set[Ref] = set()
     while waiting and len(seen) < _NEAR:
@@ -332,7 +337,7 @@ def _replaced(part: _Part, value: Value) -> Iterator[str]:
             continue
         seen.add(ref)
         if isinstance(ref, ParameterRef):
-            if ref in part.freed and _of(part, ref).type.shape == part.graph.type(value).shape:
+            if ref in part.freed and _of(part, ref).type.elements == part.graph.type(value).elements:
                 yield ref.parameter
         elif ref.node in part.inside:
             waiting += part.inside[ref.node].refs
