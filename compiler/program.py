@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from . import tree as t
 from .budget import Budget
@@ -18,6 +14,7 @@ from .diagnostic import Diagnostic, Diagnostics, Label, NetcError, nearest, too_
 from .elaboration.elaborate import Elaborator, Fault
 from .importer import Pending, read_file, read_imports
 from .library import library, rule_pass, rule_sets
+from .locate import locate
 from .model import Model
 from .names import least_instances
 from .passes.register import PASSES, Pass
@@ -29,7 +26,7 @@ from .rewrite.read import read_rule
 from .scope import FileScope
 from .source import Source, Span
 from .syntax import parse_expression
-from .target import LLVM, TARGETS, Target
+from .target import LLVM, Target, read_target
 from .text import read_graph
 from .value import Given, describe
 from .weights import load, open_checkpoint
@@ -73,7 +70,7 @@ class Program:
             NetcError: where one is not a valid target.
         """
         found = [d for d in self.scope.tree.declarations if isinstance(d, t.Target)]
-        return {d.name.text: self._target(d) for d in found}
+        return {d.name.text: read_target(d, self._constant) for d in found}
 
     @property
     def spec_hash(self) -> str:
@@ -134,7 +131,7 @@ class Program:
         for declaration in self.scope.tree.declarations:
             try:
                 if isinstance(declaration, t.Target):
-                    self._target(declaration)
+                    read_target(declaration, self._constant)
                 elif isinstance(declaration, (t.Rewrite, t.Pipeline)):
                     self._declared(self.scope, declaration.name.text)
             except NetcError as error:
@@ -180,30 +177,6 @@ class Program:
                 [Diagnostic("unknown-target", message, (), (f"it declares: {', '.join(declared) or 'none'}",), close)]
             )
         return declared[name]
-
-    def _target(self, declaration: t.Target) -> Target:
-        value = declaration.value
-        function = value.function if isinstance(value, t.Call) else value
-        if not isinstance(function, t.Name) or function.text not in TARGETS:
-            written = function.span.text
-            _stop(
-                "unknown-target",
-                f"there is no kind of target {written}",
-                function.span,
-                notes=(f"kinds: {', '.join(TARGETS)}",),
-                fix=nearest(written, TARGETS),
-            )
-        places: dict[str, Span] = {}
-        attributes: dict[str, Any] = {}
-        for argument in value.arguments if isinstance(value, t.Call) else ():
-            if argument.name is None:
-                _stop("target", f"{function.text} takes its arguments by name", argument.span, fix='cpu = "native"')
-            places[argument.name.text] = argument.span
-            attributes[argument.name.text] = self._constant(argument.value)
-        try:
-            return TypeAdapter(TARGETS[function.text]).validate_python(attributes)
-        except ValidationError as error:
-            raise NetcError([_target_problem(function, e, places, declaration) for e in error.errors()]) from None
 
     def _constant(self, expression: t.Expr) -> Any:
         """Evaluate a compile-time expression of this file."""
@@ -401,7 +374,7 @@ class Program:
                     fix='load("weights.safetensors")',
                 )
             )
-        location = self._inside(scope, path, arguments[0].span)
+        location = self._located(scope, path, arguments[0].span)
         try:
             graph, report = load(model.graph, open_checkpoint(location), rename=rename, span=span)
         except NetcError as error:
@@ -416,6 +389,13 @@ class Program:
                 Diagnostic("argument-type", f"a path is a string, not {describe(value)}", (Label(argument.span),))
             )
         return value
+
+    def _located(self, scope: FileScope, text: str, span: Span) -> Path:
+        base = scope.source.path.parent if scope.source.path else Path.cwd()
+        try:
+            return locate(text, base, self.root, span)
+        except NetcError as error:
+            raise Fault(error.diagnostics[0]) from None
 
     def _rename(self, scope: FileScope, argument: t.Argument) -> RenameMap:
         if isinstance(argument.value, t.Name):
@@ -433,61 +413,10 @@ class Program:
             )
         )
 
-    def _inside(self, scope: FileScope, text: str, span: Span) -> Path:
-        """The file a spec names: below its own folder, or inside an installed package (`package:NAME/path`)."""
-        if text.startswith("package:"):
-            return _in_package(text, span)
-        base = scope.source.path.parent if scope.source.path else Path.cwd()
-        path = (base / text).resolve()
-        if not path.is_relative_to(self.root):
-            raise Fault(
-                Diagnostic(
-                    "outside-folder",
-                    f"{text} lies outside the folder of this spec",
-                    (Label(span),),
-                    (f"the folder is {self.root}",),
-                    "move the file there, or allow its folder: --allow FOLDER",
-                )
-            )
-        if not path.exists():
-            close = nearest(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.exists() else None
-            raise Fault(Diagnostic("file-not-found", f"there is no file {text}", (Label(span),), fix=close))
-        return path
-
 
 def _names(scope: FileScope, *kinds: type[t.Declaration]) -> list[str]:
     pending = {n: v for n, v in scope.names.items() if isinstance(v, Pending)}
     return [name for name, value in pending.items() if isinstance(value.declaration, kinds)]
-
-
-def _stop(code: str, message: str, span: Span, *, notes: tuple[str, ...] = (), fix: str | None = None) -> NoReturn:
-    raise NetcError([Diagnostic(code, message, (Label(span),), notes, fix)])
-
-
-def _target_problem(function: t.Name, error: Any, places: Mapping[str, Span], declaration: t.Target) -> Diagnostic:
-    name = str(error["loc"][0]) if error["loc"] else ""
-    accepted = list(TARGETS[function.text].__dataclass_fields__)
-    span = places.get(name, declaration.value.span)
-    if "unexpected" in error["type"]:
-        message = f"{function.text} has no argument {name}"
-    else:
-        message = f"{function.text} cannot take {error['input']!r} as {name}: {error['msg']}"
-    return Diagnostic(
-        "target", message, (Label(span),), (f"its arguments: {', '.join(accepted)}",), nearest(name, accepted)
-    )
-
-
-def _in_package(text: str, span: Span) -> Path:
-    name, _, rest = text.removeprefix("package:").partition("/")
-    spec = find_spec(name) if re.fullmatch(r"\w+", name) else None
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    for folder in folders:
-        path = (Path(folder) / rest).resolve()
-        if path.is_relative_to(Path(folder).resolve()) and path.is_file():
-            return path
-    missing = f"the package {name} is not installed" if not folders else f"the package {name} has no file {rest}"
-    fix = f"pip install --no-deps {name.replace('_', '-')}" if not folders else None
-    raise Fault(Diagnostic("file-not-found", missing, (Label(span),), fix=fix))
 
 
 _BRACES = str.maketrans("{}", "()")

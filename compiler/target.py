@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from . import tree as t
+from .diagnostic import Diagnostic, Label, NetcError, nearest
+from .source import Span
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -76,3 +80,47 @@ def from_data(data: Mapping[str, Any]) -> Target:
     """
     values = dict(data)
     return TypeAdapter(TARGETS[values.pop("kind")]).validate_python(values)
+
+
+def read_target(declaration: t.Target, constant: Callable[[t.Expr], Any]) -> Target:
+    """The target that a file declares; `constant` evaluates its arguments.
+
+    Raises:
+        NetcError: where it is no valid target.
+    """
+    value = declaration.value
+    function = value.function if isinstance(value, t.Call) else value
+    if not isinstance(function, t.Name) or function.text not in TARGETS:
+        written = function.span.text
+        message = f"there is no kind of target {written}"
+        notes = (f"kinds: {', '.join(TARGETS)}",)
+        raise _problem("unknown-target", message, function.span, nearest(written, TARGETS), notes)
+    places: dict[str, Span] = {}
+    attributes: dict[str, Any] = {}
+    for argument in value.arguments if isinstance(value, t.Call) else ():
+        if argument.name is None:
+            message = f"{function.text} takes its arguments by name"
+            raise _problem("target", message, argument.span, 'cpu = "native"')
+        places[argument.name.text] = argument.span
+        attributes[argument.name.text] = constant(argument.value)
+    try:
+        return TypeAdapter(TARGETS[function.text]).validate_python(attributes)
+    except ValidationError as error:
+        raise NetcError([_refused(function, e, places, declaration) for e in error.errors()]) from None
+
+
+def _refused(function: t.Name, error: Any, places: Mapping[str, Span], declaration: t.Target) -> Diagnostic:
+    name = str(error["loc"][0]) if error["loc"] else ""
+    accepted = list(TARGETS[function.text].__dataclass_fields__)
+    span = places.get(name, declaration.value.span)
+    if "unexpected" in error["type"]:
+        message = f"{function.text} has no argument {name}"
+    else:
+        message = f"{function.text} cannot take {error['input']!r} as {name}: {error['msg']}"
+    return Diagnostic(
+        "target", message, (Label(span),), (f"its arguments: {', '.join(accepted)}",), nearest(name, accepted)
+    )
+
+
+def _problem(code: str, message: str, span: Span, fix: str | None, notes: tuple[str, ...] = ()) -> NetcError:
+    return NetcError([Diagnostic(code, message, (Label(span),), notes, fix)])

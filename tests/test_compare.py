@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from netc import NetcError
 from netc.compiler.compare import Change, Comparison, Move, Part, Rename, compare
 from netc.compiler.graph import Graph, ParameterRef, Value
+from netc.compiler.library import library
 from netc.compiler.operators.activation import Silu
 from netc.compiler.operators.convolution import Conv2d
-from netc.compiler.passes.fold_batch_norm import fold_batch_norm
 from netc.compiler.passes.strip_phase import strip_phase
 from netc.compiler.types import symbol
 from strategies import Builder, graphs
@@ -165,7 +165,7 @@ def test_long_lists_are_cut() -> None:
 
 def test_two_stages_of_a_pipeline() -> None:
     graph = spec("resnet", "resnet18")
-    found = compare(graph, fold_batch_norm(strip_phase(graph, "infer")))
+    found = compare(graph, library()["fold"].run(strip_phase(graph, "infer")))
     assert [p for p in found.removed if p.kind != "batch_norm"] == []
     assert len(found.removed) == 20
     lines = said(found)

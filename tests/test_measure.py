@@ -16,10 +16,10 @@ from netc.backends.pytorch import Interpreter, module, run
 from netc.compiler.contract import Contract
 from netc.compiler.diagnostic import NetcError
 from netc.compiler.graph import Graph, Input, verify
+from netc.compiler.library import library
 from netc.compiler.measure import Meter, measure
 from netc.compiler.operators.operator import SAMPLES, Sample
 from netc.compiler.passes.bind import bind
-from netc.compiler.passes.fold_batch_norm import fold_batch_norm
 from netc.compiler.passes.fold_constants import fold_constants
 from netc.compiler.passes.strip_phase import strip_phase
 from netc.compiler.passes.widen import widen
@@ -69,7 +69,7 @@ def test_what_is_exact_is_kept_on_models(spec: str, name: str) -> None:
     folder = "tests/reduced" if (ROOT / "tests/reduced" / f"{spec}.net").exists() else "specs"
     before = probed(model(spec, name, folder))
     stripped = strip_phase(before, "infer")
-    after = fold_constants(fold_batch_norm(stripped))
+    after = fold_constants(library()["fold"].run(stripped))
     for old, new in ((before, stripped), (stripped, after)):
         found = measure(old, new, EXACT, probes=1)
         assert found.kept, found
@@ -101,7 +101,7 @@ def test_default_numbers_do_not_hide_a_forgotten_bias() -> None:
 
 def test_folded_numbers_are_compared_beyond_the_precision_they_are_kept_in() -> None:
     before = probed(net(1 / 3))
-    after = fold_constants(fold_batch_norm(before))
+    after = fold_constants(library()["fold"].run(before))
     assert not [n for n in after.nodes.values() if n.op.name == "batch_norm"]
     assert measure(before, after, EXACT).relative < 1e-13
     assert 1e-9 < measure(before, after, Contract("approx", 1e-5)).relative < 1e-5

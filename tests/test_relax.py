@@ -29,10 +29,10 @@ from netc.backends.relax.optimise import generate, optimise
 from netc.backends.relax.tensor import regroup
 from netc.compiler.diagnostic import NetcError
 from netc.compiler.graph import Graph, Input
+from netc.compiler.library import library
 from netc.compiler.operators.extern import Extern
 from netc.compiler.operators.operator import OPERATORS, SAMPLES, Operator, Sample, ShapeError
 from netc.compiler.passes.bind import bind
-from netc.compiler.passes.fold_batch_norm import fold_batch_norm
 from netc.compiler.target import CUDA, LLVM
 from netc.compiler.types import Dim, DType, TensorType, substitute, symbol, symbols
 from oracle import DTYPES as ORACLE_DTYPES
@@ -322,7 +322,7 @@ def small_resnet(input: str = "f32[N, 3, 32, 32]") -> Graph:
 
 
 def test_a_residual_network_of_any_batch_and_size():
-    graph = fold_batch_norm(small_resnet("f32[N, 3, H, W]"))
+    graph = library()["fold"].run(small_resnet("f32[N, 3, H, W]"))
     built = assert_same(graph, {"N": 1, "H": 32, "W": 20}, {"N": 3, "H": 9, "W": 33})
     kernels = built.report.rules
     assert kernels["mean"] == "tile"
@@ -670,40 +670,6 @@ def test_a_users_own_function_that_does_not_fit(place: str, result: str, message
 
 
 # ----------------------------------------------------------------------------------------------------------- passes
-
-
-def test_folded_batch_norms_compute_the_same():
-    graph = small_resnet("f32[2, 3, 9, 8]")
-    folded = fold_batch_norm(graph)
-    assert any(n.op.name == "batch_norm" for n in graph.nodes.values())
-    assert not any(n.op.name == "batch_norm" for n in folded.nodes.values())
-    inputs = drawn(graph)
-    np.testing.assert_allclose(reference(folded, inputs)["logits"], reference(graph, inputs)["logits"], rtol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["conv_transpose2d", "conv1d", "linear", "grouped", "shared"])
-def test_batch_norms_are_folded_where_that_is_right(kind: str):
-    b = Builder()
-    x = b.input("x", "f32[2, 4, 5]" if kind == "conv1d" else "f32[2, 4]" if kind == "linear" else "f32[2, 4, 5, 6]")
-    if kind == "linear":
-        y = b("linear", x, b.parameter("w", (6, 4)), b.parameter("b", (6,)))
-    elif kind == "conv1d":
-        y = b("conv1d", x, b.parameter("w", (6, 4, 3)), None)
-    elif kind == "conv_transpose2d":
-        y = b("conv_transpose2d", x, b.parameter("w", (4, 6, 2, 2)), b.parameter("b", (6,)))
-    elif kind == "grouped":
-        y = b("conv_transpose2d", x, b.parameter("w", (4, 3, 2, 2)), None, groups=2)
-    else:
-        y = b("conv2d", x, b.parameter("w", (6, 4, 1, 1)), None)
-    stats = [b.parameter("mean", (6,), buffer=True), b.parameter("var", (6,), "uniform", 0.5, 1.5, buffer=True)]
-    z = b("batch_norm", y, None, b.parameter("beta", (6,)), *stats)
-    graph = b.done(z, y) if kind == "shared" else b.done(z)
-    folded = fold_batch_norm(graph)
-    kept = any(n.op.name == "batch_norm" for n in folded.nodes.values())
-    assert kept == (kind in ("grouped", "shared"))
-    inputs = drawn(graph)
-    for name, array in reference(graph, inputs).items():
-        np.testing.assert_allclose(reference(folded, inputs)[name], array, rtol=1e-5, atol=1e-6)
 
 
 def test_symbols_are_bound_everywhere():

@@ -31,7 +31,7 @@ from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.types import DType
 from .runtime import lacking, load_tvm
 
-FORMAT = 1
+FORMAT = 2
 """The version of the manifest's layout."""
 
 MANIFEST = "manifest.json"

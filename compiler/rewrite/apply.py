@@ -78,7 +78,7 @@ class _Round:
         edit = self._graph.edit()
         again: set[str] = set()
         # From the outputs on, so that the longest chain is found before its parts are.
-        for path, node in reversed(self._graph.nodes.items()):
+        for path, node in reversed(list(self._graph.nodes.items())):
             if (near is not None and path not in near) or path in self._touched:
                 continue
             for rule in self._index.get(node.op.name, ()):
