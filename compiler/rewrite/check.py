@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _ENOUGH = 4
 """Fewer different graphs than this say too little about a rule."""
+_MORE = 3
+"""So many times as many graphs are rewritten, for their types, as are computed besides."""
 _FLOOR = 0.1
 """Differences are relative to the largest output, or to this where that is smaller: what cancels is not magnified."""
 _SIZES = (3, 2)
@@ -45,8 +47,9 @@ _TOGETHER = 6
 def check_rule_set(rules: Sequence[Rule], *, instances: int = 24, seed: int = 0) -> None:
     """Refuse rules that are wrong. The same rules and seed give the same verdict.
 
-    Each rule is applied to `instances` different generated graphs: the result must have the same types, be well formed,
-    and keep the contract. Then rules are applied until none applies, each alone and all together, which must end.
+    Each rule is applied to `instances` different generated graphs, and more where they are found quickly: the result
+    must have the same types, be well formed, and keep the contract. Then rules are applied until none applies, each
+    alone and all together, which must end.
 
     Raises:
         NetcError: with a diagnostic for each rule that is refused, which shows the smallest counter-example found.
@@ -66,13 +69,15 @@ def check_rule_set(rules: Sequence[Rule], *, instances: int = 24, seed: int = 0)
 
 
 def _checked(rule: Rule, count: int, seed: int) -> list[Instance]:
-    found = generate(rule, count, seed)
+    found = generate(rule, count * _MORE, seed, enough=count)
     if found.error is not None:
         graph, error = found.error
         raise NetcError([replace(d, notes=(*d.notes, _shown(graph))) for d in error.diagnostics])
     if len(found.instances) < min(count, _ENOUGH):
         raise NetcError([_unmatched(rule, found)])
-    ordered = sorted(found.instances, key=lambda i: (len(i.graph.nodes), _volume(i.graph)))
+    for instance in found.instances[count:]:
+        _replaced(instance)
+    ordered = sorted(found.instances[:count], key=lambda i: (len(i.graph.nodes), _volume(i.graph)))
     pairs = [(instance, _replaced(instance)) for instance in ordered]
     if rule.contract.tolerance is not None:
         _compare(rule, pairs, seed)

@@ -76,10 +76,13 @@ def complete(
     literal: Sequence[bool],
     random: Random,
     earlier: tuple[Operator, tuple[int, ...]] | None,
+    *,
+    small: bool = False,
 ) -> tuple[Operator, list[Any]]:
     """An operator with the attributes `fixed`, and types for its free operands; `literal` ones are numbers.
 
     `earlier` is an operator of this kind that the same graph holds, and its kernel, where this one is to be like it.
+    `small` makes kernels of size 1 more likely.
 
     Raises:
         Unfit: where nothing that was tried fits.
@@ -87,7 +90,7 @@ def complete(
     problem = ""
     for _ in range(_TRIES):
         try:
-            made = _Completion(cls, fixed, list(types), literal, random)
+            made = _Completion(cls, fixed, list(types), literal, random, small)
             op = made.run(earlier).canonical(*made.types)
             op.shape(*made.types)
         except (ShapeError, ValidationError, Unfit, ValueError, IndexError) as error:
@@ -106,6 +109,7 @@ class _Completion:
     types: list[Any]
     literal: Sequence[bool]
     random: Random
+    small: bool
     sample: Sample | None = None
     scale: dict[Dim, Dim] = field(default_factory=dict[Dim, Dim])
     """Sizes of the sample, and what they are here."""
@@ -127,7 +131,8 @@ class _Completion:
             self.kernel = self._kernel(self.x)
         if earlier is not None:
             self.attributes = earlier[0].attributes()
-            self.kernel = earlier[1] or self.kernel
+            if not self.small and self.random.random() < 0.7:
+                self.kernel = earlier[1] or self.kernel
         elif self.x is not None and self.cls.name not in _WHOLE:
             self._draw()
         self.op = validate(self.cls, {**self.attributes, **self.fixed})
@@ -160,13 +165,13 @@ class _Completion:
         if self.cls.name in _WEIGHTS and isinstance(weight, TensorType):
             return tuple(d for d in weight.shape[2:] if isinstance(d, int))
         spatial = max(0, x.rank - 2)
-        kind = self.random.random()
+        kind = self.random.random() / (2 if self.small else 1)
         if kind < 0.55:
             return (1 if kind < 0.25 else 3,) * spatial
         return tuple(self.random.choice((1, 2, 3)) for _ in range(spatial))
 
     def _draw(self) -> None:
-        for f in fields(cast(Any, self.cls)):
+        for f in sorted(fields(cast(Any, self.cls)), key=lambda f: f.name == "padding"):  # it depends on the others
             draw = _ATTRIBUTES.get(f"{self.cls.name}.{f.name}") or _ATTRIBUTES.get(f.name)
             if f.name in self.fixed:
                 self.attributes[f.name] = self.fixed[f.name]
@@ -188,8 +193,9 @@ class _Completion:
         if name in _BINARY or name == "where":
             numbers = [t for t in self.types[name == "where" : i + 1] if isinstance(t, TensorType)]
             dtype = numbers[-1].dtype if numbers else DType.F32
-            other = dtype is not DType.BOOL and random.random() < 0.08
-            return TensorType(random.choice((DType.F32, DType.I64)) if other else dtype, _broadcast(x.shape, random))
+            if dtype is not DType.BOOL and random.random() < 0.12:
+                dtype = random.choice((DType.F32, DType.F64, DType.F16, DType.I64))
+            return TensorType(dtype, _broadcast(x.shape, random))
         if name == "stack":
             return x
         if name == "concat":
@@ -217,6 +223,10 @@ def _broadcast(shape: Shape, random: Random) -> Shape:
         return ()
     if kind < 0.66:
         return (random.choice((1, 2)), *shape)
+    if kind < 0.8 and len(shape) > 1:  # along one axis
+        at = random.randrange(len(shape))
+        found = tuple(1 if i != at else random.choice((2, 3)) if d == 1 else d for i, d in enumerate(shape))
+        return found[random.choice((0, at)) :]
     found = tuple(1 if random.random() < 0.4 else random.choice((2, 3)) if d == 1 else d for d in shape)
     return found[random.randint(0, len(found)) if random.random() < 0.5 else 0 :]
 
@@ -350,11 +360,15 @@ def _dilation(c: _Completion) -> list[int]:
 
 def _padding(c: _Completion) -> list[list[int]]:
     kind = c.random.random()
-    if kind < 0.35:
+    if kind < 0.3:
         return [[0, 0] for _ in c.kernel]
-    dilation = c.attributes.get("dilation", (1,) * len(c.kernel))
-    if kind < 0.7:
-        return [[d * (k - 1) // 2, d * (k - 1) - d * (k - 1) // 2] for k, d in zip(c.kernel, dilation, strict=False)]
+    dilation = c.attributes.get("dilation", 1)
+    if isinstance(dilation, int):
+        dilation = (dilation,) * len(c.kernel)
+    if kind < 0.8:  # the size stays, where the stride is 1
+        whole = [d * (k - 1) for k, d in zip(c.kernel, dilation, strict=False)]
+        before = [n // 2 if kind < 0.55 else c.random.randint(0, n) for n in whole]
+        return [[b, n - b] for b, n in zip(before, whole, strict=True)]
     return [[c.random.randint(0, 2), c.random.randint(0, 2)] for _ in c.kernel]
 
 
@@ -370,7 +384,9 @@ def _pool_kernel(c: _Completion) -> list[int]:
 
 
 def _output_padding(c: _Completion) -> list[int]:
-    return [s - 1 if c.random.random() < 0.3 else 0 for s in c.attributes.get("stride", (1,) * len(c.kernel))]
+    stride = c.attributes.get("stride", 1)
+    sizes = (stride,) * len(c.kernel) if isinstance(stride, int) else stride
+    return [s - 1 if c.random.random() < 0.3 else 0 for s in sizes]
 
 
 def _groups(c: _Completion) -> int:
@@ -443,8 +459,16 @@ def _parts(c: _Completion) -> list[int] | int:
     return [b - a for a, b in zip([0, *cuts], [*cuts, size], strict=True)]
 
 
-def _clip(low: float, high: float) -> Callable[[_Completion], float | None]:
-    return lambda c: None if c.random.random() < 0.25 else c.random.choice((0, 6, c.random.uniform(low, high)))
+def _pads(c: _Completion) -> list[list[int]]:
+    """Padding of all axes, or of the spatial ones."""
+    axes = c.random.choice((_rank(c), max(0, _rank(c) - 2)))
+    return [
+        [0, 0] if c.random.random() < 0.5 else [c.random.randint(0, 2), c.random.randint(0, 2)] for _ in range(axes)
+    ]
+
+
+def _clip(*usual: float) -> Callable[[_Completion], float | None]:
+    return lambda c: c.random.choice((None, c.random.choice(usual), c.random.uniform(-1, 2)))
 
 
 def _of(*values: Any) -> Callable[[_Completion], Any]:
@@ -470,8 +494,8 @@ _ATTRIBUTES: dict[str, Callable[[_Completion], Any]] = {
     "negative_slope": _of(0.01, 0.2, 0.0),
     "alpha": _of(1.0, 0.5),
     "correction": _of(1, 0),
-    "min": _clip(-1, 0.5),
-    "max": _clip(0.5, 2),
+    "min": _clip(-1, 0, 0.5),
+    "max": _clip(-0.5, 0, 1, 6),
     **dict.fromkeys(("dim", "dim0", "dim1"), _dim),
     **{f"{n}.dim": _reduced for n in ("mean", "sum", "prod", "max", "min", "var", "norm")},
     "squeeze.dim": _ones,
@@ -486,8 +510,7 @@ _ATTRIBUTES: dict[str, Callable[[_Completion], Any]] = {
     "expand.size": _expanded,
     "rank": lambda c: c.random.randint(1, max(1, _rank(c) - 1)),
     "num_groups": lambda c: c.random.choice([d for d in range(1, _size(c, 1) + 1) if _size(c, 1) % d == 0]),
-    "pad.padding": lambda c: [[c.random.randint(0, 2), c.random.randint(0, 2)]
-                              for _ in range(c.random.choice((_rank(c), max(0, _rank(c) - 2))))],
+    "pad.padding": _pads,
     "pad.mode": _of("constant", "constant", "constant", "reflect", "replicate"),
     "pad.value": _of(0.0, 0.0, 1.5),
     "start": _of(0, 0, 1, -2),

@@ -42,7 +42,8 @@ INSIDE = "inside"
 """The output that is a value inside what is matched, where there is one: a rule must leave it as it is."""
 _TRIES = 100
 """So many graphs are drawn at most for each instance that is asked for."""
-_PATIENCE, _ENOUGH = 600, 8
+_QUICK = 200
+_PATIENCE, _ENOUGH = 800, 12
 """After so many tries, so many instances are enough."""
 _DTYPES = (*[DType.F32] * 7, DType.F64, DType.BF16, DType.F16, DType.I64, DType.I64, DType.BOOL)
 _STRIDE = 5
@@ -71,14 +72,16 @@ class Found:
     """A graph on which a condition of the rule cannot be decided."""
 
 
-def generate(rule: Rule, count: int, seed: int = 0) -> Found:
-    """Up to `count` different graphs on which the rule applies; the same ones for the same seed."""
+def generate(rule: Rule, count: int, seed: int = 0, enough: int | None = None) -> Found:
+    """Up to `count` different graphs on which the rule applies; the same ones for the same seed. `enough` are as good
+    where more would take long."""
     found = Found()
     random = Random(f"{seed} {rule.name}")
     asked = _asked(rule)
     seen: set[str] = set()
     for tries in range(_TRIES * count):
-        if len(found.instances) == count or (tries > _PATIENCE and len(found.instances) >= _ENOUGH):
+        many = len(found.instances)
+        if many == count or (tries > _QUICK and many >= (enough or count)) or (tries > _PATIENCE and many >= _ENOUGH):
             break
         growing = _Growing(rule, random, asked, _DTYPES[tries * _STRIDE % len(_DTYPES)])
         try:
@@ -112,6 +115,8 @@ class _Asked:
     absent: frozenset[str]
     numbers: frozenset[str]
     """Names whose number is asked for."""
+    kernels: frozenset[str]
+    """Weights whose kernel is asked about: mostly whether its sizes are 1."""
     values: Mapping[str, Sequence[Any]]
     """Numbers, texts and lists that a capture is compared with."""
     ranks: Mapping[str, int]
@@ -121,6 +126,8 @@ def _asked(rule: Rule) -> _Asked:
     constant: set[str] = set()
     absent: set[str] = set()
     numbers: set[str] = set()
+    present: set[str] = set()
+    kernels: set[str] = set()
     values: dict[str, list[Any]] = {}
     ranks: dict[str, int] = {}
     evaluator = RuleEvaluator(rule, {}, Matcher(Graph("none")))
@@ -133,13 +140,19 @@ def _asked(rule: Rule) -> _Asked:
                 absent.update(names)
             elif e.function.text == "number":
                 numbers.update(names)
+        if isinstance(e, t.Unary) and e.op == "not":
+            present.update(n.text for n in _parts(e.operand) if isinstance(n, t.Name))
+        if isinstance(e, t.Index) and isinstance(e.value, t.Attribute) and isinstance(e.value.value, t.Name):
+            kernels.add(e.value.value.text)
         if isinstance(e, t.Binary) and e.op in ("==", "in", "<=", ">="):
             for name, other in ((e.left, e.right), (e.right, e.left)):
                 if isinstance(name, t.Attribute) and isinstance(name.value, t.Name) and name.name.text == "rank":
                     ranks.update((name.value.text, rank) for rank in _proposed(evaluator, "==", other))
                 if isinstance(name, t.Name):
                     values.setdefault(name.text, []).extend(_proposed(evaluator, e.op, other))
-    return _Asked(frozenset(constant), frozenset(absent), frozenset(numbers), values, ranks)
+    return _Asked(
+        frozenset(constant), frozenset(absent - present), frozenset(numbers), frozenset(kernels), values, ranks
+    )
 
 
 def _proposed(evaluator: RuleEvaluator, op: str, e: t.Expr) -> list[Any]:
@@ -303,7 +316,9 @@ class _Growing:
             rank = len(fixed["dims"]) if cls.name == "permute" and "dims" in fixed else None
             self._first(cls, slots, types, above, wanted, rank)
         literal = [isinstance(part, Literal) for _, part, _ in slots]
-        op, types = complete(cls, fixed, types, literal, self._random, self._earlier(cls))
+        weight = slots[1][1] if len(slots) > 1 else None
+        small = isinstance(weight, Variable) and weight.name in self._asked.kernels
+        op, types = complete(cls, fixed, types, literal, self._random, self._earlier(cls), small=small)
         for i, (operand, part, many) in enumerate(slots):
             if refs[i] is _UNKNOWN:
                 index = min(i, len(cls.operands) - 1)
@@ -342,7 +357,7 @@ class _Growing:
         optional = any(o.name == operand and o.optional for o in cls.operands)
         if ref is not _UNKNOWN or not optional or not isinstance(part, Variable):
             return None if isinstance(ref, Absent) else ref
-        if self._random.random() < (0.8 if part.name in self._asked.absent else 0.3):
+        if self._random.random() < (0.6 if part.name in self._asked.absent else 0.3):
             self._values[part.name] = None
             return None
         return ref
