@@ -26,6 +26,7 @@ from netc.compiler.passes.fold_constants import constants, fold_constants
 from netc.compiler.passes.merge_siblings import merge_siblings
 from netc.compiler.passes.mixed_precision import HALF, mixed_precision
 from netc.compiler.passes.register import PASSES
+from netc.compiler.passes.simplify_joins import simplify_joins
 from netc.compiler.passes.strip_phase import strip_phase
 from netc.compiler.passes.widen import widen
 from netc.compiler.source import Source
@@ -493,6 +494,41 @@ def test_operators_that_stay_in_single_precision():
         mixed_precision(before, keep=["linera"])
 
 
+# ------------------------------------------------------------------------------------------------------------- joins
+
+
+@st.composite
+def joined(draw: Any) -> Graph:
+    """Graphs of nothing but concats and splits along two axes, with several readers."""
+    build = Builder()
+    values = [build.input("x", "f32[2, 4, 4]"), build.input("y", "f32[2, 4, 4]")]
+    for _ in range(draw(st.integers(1, 10))):
+        dim = draw(st.integers(1, 2))
+        x = draw(st.sampled_from(values[-6:]))
+        shape = [int(str(d)) for d in build.edit.type(x).shape]
+        rest = shape[:dim] + shape[dim + 1 :]
+        if draw(st.booleans()) and shape[dim] > 1:
+            first = draw(st.integers(1, shape[dim]))
+            sizes = [first, shape[dim] - first] if first < shape[dim] else [first]
+            values += build.node("split", x, sizes=sizes, dim=dim).values
+        else:
+            fitting = [v for v in values[-6:] if [*(t := build.edit.type(v).shape)][:dim] + [*t][dim + 1 :] == rest]
+            parts = draw(st.lists(st.sampled_from(fitting), min_size=1, max_size=4)) if fitting else [x]
+            values.append(build("concat", *parts, dim=dim))
+    return build.done(*dict.fromkeys([values[-1], draw(st.sampled_from(values))]))
+
+
+@settings(max_examples=60)
+@given(graph=joined())
+def test_joins_and_parts(graph: Graph):
+    graph = eliminate_dead(graph)
+    after = simplify_joins(graph)
+    assert_same(graph, after, 0)
+    assert len(after.nodes) <= len(graph.nodes)
+    assert simplify_joins(after) is after
+    assert len(eliminate_dead(after).nodes) == len(after.nodes), "nothing dead is left"
+
+
 # ------------------------------------------------------------------------------------------------------------ layout
 
 _MOVES = ["add", "mul", "concat", "relu", "tanh", "scale", "softmax", "permute", "permute", "permute", "rearrange"]
@@ -584,4 +620,4 @@ def test_ten_thousand_nodes(run: Callable[[Graph], Graph]):
     assert len(before.nodes) == 10_002
     after = run(before)
     verify(after)
-    assert (after is before) == (run in (choose_layout, eliminate_dead, merge_siblings))
+    assert (after is before) == (run in (choose_layout, eliminate_dead, merge_siblings, simplify_joins))

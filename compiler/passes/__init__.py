@@ -8,5 +8,6 @@ from . import expand as expand
 from . import fold_constants as fold_constants
 from . import merge_siblings as merge_siblings
 from . import mixed_precision as mixed_precision
+from . import simplify_joins as simplify_joins
 from . import strip_phase as strip_phase
 from . import widen as widen
