@@ -18,7 +18,7 @@ from ..diagnostic import NetcError
 from ..graph import Edit, Graph, Input, Node, Parameter, ParameterRef, Phase, Ref, Value
 from ..operators.operator import OPERATORS, SAMPLES, Initialiser, Operator, ShapeError, validate
 from ..text import print_graph
-from ..types import DType, Expression, TensorType, symbol
+from ..types import Dim, DType, Expression, TensorType, substitute, symbol, symbols
 from .draw import Unfit, complete, data, other_channels
 from .evaluate import Absent, RuleEvaluator
 from .match import Match, Matcher
@@ -216,7 +216,10 @@ class _Growing:
             self._root(root)
         first = cast(Value, self._values[self._rule.roots[0].names[0]]).node
         self._outputs()
-        return self._edit.done(), first
+        graph = self._edit.done()
+        if not all(_sound(d) for n in graph.nodes.values() for kind in n.types for d in kind.shape):
+            raise Unfit("a size is below 1")
+        return graph, first
 
     def _root(self, root: Root) -> None:
         if root.names[0] in self._values:
@@ -511,6 +514,11 @@ def _slots(pattern: Apply, cls: type[Operator]) -> list[_Slot]:
         elif pattern.many is not None:
             slots.append((operand.name, pattern.many, True))
     return slots
+
+
+def _sound(d: Dim) -> bool:
+    """Whether a size is at least 1, whatever its symbols are."""
+    return all(cast(int, substitute(d, dict.fromkeys(symbols(d), size))) > 0 for size in (2, 3, 9))
 
 
 def _is_input(ref: Any, edit: Edit) -> bool:
