@@ -203,6 +203,7 @@ EXACT: list[Callable[[Graph], Graph]] = [
     eliminate_dead,
     fold_constants,
     merge_siblings,
+    simplify_joins,
 ]
 
 
