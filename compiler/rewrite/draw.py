@@ -78,11 +78,12 @@ def complete(
     earlier: tuple[Operator, tuple[int, ...]] | None,
     *,
     small: bool = False,
+    rank: int | None = None,
 ) -> tuple[Operator, list[Any]]:
     """An operator with the attributes `fixed`, and types for its free operands; `literal` ones are numbers.
 
     `earlier` is an operator of this kind that the same graph holds, and its kernel, where this one is to be like it.
-    `small` makes kernels of size 1 more likely.
+    `small` makes kernels of size 1 more likely; `rank` is what a reshape should give.
 
     Raises:
         Unfit: where nothing that was tried fits.
@@ -90,7 +91,7 @@ def complete(
     problem = ""
     for _ in range(_TRIES):
         try:
-            made = _Completion(cls, fixed, list(types), literal, random, small)
+            made = _Completion(cls, fixed, list(types), literal, random, small, rank)
             op = made.run(earlier).canonical(*made.types)
             op.shape(*made.types)
         except (ShapeError, ValidationError, Unfit, ValueError, IndexError) as error:
@@ -110,6 +111,7 @@ class _Completion:
     literal: Sequence[bool]
     random: Random
     small: bool
+    rank: int | None
     sample: Sample | None = None
     scale: dict[Dim, Dim] = field(default_factory=dict[Dim, Dim])
     """Sizes of the sample, and what they are here."""
@@ -422,6 +424,8 @@ def _new_shape(c: _Completion) -> list[Any]:
     """The sizes merged, split off, or in another order."""
     assert c.x is not None
     sizes: list[Any] = list(c.x.shape)
+    if c.rank is not None:
+        return _of_rank(sizes, c.rank, c.random)
     kind = c.random.random()
     if kind < 0.15:
         return [-1]
@@ -434,6 +438,19 @@ def _new_shape(c: _Completion) -> list[Any]:
     if kind < 0.85 and sizes and isinstance(sizes[-1], int) and sizes[-1] % 2 == 0:
         return [*sizes[:-1], 2, sizes[-1] // 2]
     c.random.shuffle(sizes)
+    return sizes
+
+
+def _of_rank(sizes: list[Any], rank: int, random: Random) -> list[Any]:
+    """The sizes, neighbours merged or single ones split until there are as many."""
+    while len(sizes) > max(rank, 1):
+        at = random.randrange(len(sizes) - 1)
+        sizes[at : at + 2] = [sizes[at] * sizes[at + 1]]
+    while len(sizes) < rank:
+        at = random.randrange(len(sizes)) if sizes else 0
+        size = sizes[at] if sizes else 1
+        first = random.choice([d for d in range(1, size + 1) if size % d == 0]) if isinstance(size, int) else 1
+        sizes[at : at + 1] = [first, size // first]
     return sizes
 
 

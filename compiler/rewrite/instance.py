@@ -280,12 +280,12 @@ class _Growing:
 
     # ---------------------------------------------------------------------------------------------- values
 
-    def _known(self, pattern: Pattern, above: tuple[str, ...]) -> Any:
+    def _known(self, pattern: Pattern, above: tuple[str, ...], rank: int | None = None) -> Any:
         """The value of a pattern that needs no more drawing; `_UNKNOWN` for variables that are free."""
         if isinstance(pattern, Apply):
             if pattern.label and pattern.label in self._values:
                 return self._values[pattern.label]
-            return self._apply(pattern, above, None)
+            return self._apply(pattern, above, None, rank=rank)
         if not isinstance(pattern, Variable):
             return _UNKNOWN
         name = pattern.name
@@ -295,9 +295,19 @@ class _Growing:
             self._root(self._roots[name])
         return self._values.get(name, _UNKNOWN)
 
-    def _apply(self, pattern: Apply, above: tuple[str, ...], wanted: TensorType | None, path: str = "") -> Value:
-        """A node for the pattern; its operands first. `wanted` is a type that would fit what reads it."""
+    def _apply(
+        self,
+        pattern: Apply,
+        above: tuple[str, ...],
+        wanted: TensorType | None,
+        path: str = "",
+        rank: int | None = None,
+    ) -> Value:
+        """A node for the pattern; its operands first. `wanted` is a type that would fit its reader, `rank` its rank."""
         cls = OPERATORS[pattern.operator]
+        rank = self._asked.ranks.get(pattern.label or path, rank)
+        early = self._fixed(pattern) if cls.name == "permute" else {}
+        below = len(early["dims"]) if early.get("dims") else None
         slots = _slots(pattern, cls)
         refs: list[Any] = []
         for operand, part, many in slots:
@@ -307,7 +317,7 @@ class _Growing:
             elif isinstance(part, Literal) or (isinstance(part, Apply) and weight and not part.label):
                 refs.append(_UNKNOWN)
             else:
-                refs.append(self._known(part, (*above, cls.name)) if not many else self._values_of(part))
+                refs.append(self._known(part, (*above, cls.name), below) if not many else self._values_of(part))
         refs = [self._absent(cls, s, r) for s, r in zip(slots, refs, strict=True)]
         slots, refs = self._several(cls, slots, refs)
         types = [None if r is None else _UNKNOWN if r is _UNKNOWN else self._edit.type(r) for r in refs]
@@ -316,12 +326,11 @@ class _Growing:
             names = {f.name for f in fields(cast(Any, cls))}
             fixed = {k: v for k, v in (("size", wanted.shape), ("dtype", wanted.dtype)) if k in names} | fixed
         if all(x is _UNKNOWN or x is None for x in types) and slots:
-            rank = len(fixed["dims"]) if cls.name == "permute" and "dims" in fixed else None
-            self._first(cls, slots, types, above, wanted, rank)
+            self._first(cls, slots, types, above, wanted, below)
         literal = [isinstance(part, Literal) for _, part, _ in slots]
         weight = slots[1][1] if len(slots) > 1 else None
         small = isinstance(weight, Variable) and weight.name in self._asked.kernels
-        op, types = complete(cls, fixed, types, literal, self._random, self._earlier(cls), small=small)
+        op, types = complete(cls, fixed, types, literal, self._random, self._earlier(cls), small=small, rank=rank)
         for i, (operand, part, many) in enumerate(slots):
             if refs[i] is _UNKNOWN:
                 index = min(i, len(cls.operands) - 1)
