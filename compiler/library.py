@@ -23,14 +23,14 @@ assert _registered  # importing the passes fills PASSES
 
 LEVELS: dict[int, tuple[str, ...]] = {
     0: ("strip_phase", "eliminate_dead"),
-    1: ("strip_phase", "simplify", "eliminate_common", "fold_constants", "eliminate_dead"),
+    1: ("strip_phase", "simplify", "simplify_joins", "eliminate_common", "fold_constants", "eliminate_dead"),
     2: (
-        "strip_phase", "simplify", "fold", "merge", "merge_siblings", "simplify", "eliminate_common", "fold_constants",
-        "eliminate_dead",
+        "strip_phase", "simplify", "recognise", "fold", "merge", "fold_constants", "merge_siblings", "simplify",
+        "simplify_joins", "choose_layout", "eliminate_common", "fold_constants", "eliminate_dead",
     ),
     3: (
-        "strip_phase", "simplify", "fold", "merge", "merge_siblings", "simplify", "eliminate_common", "fold_constants",
-        "eliminate_dead",
+        "strip_phase", "simplify", "recognise", "fold", "merge", "reduce", "fold_constants", "merge_siblings", "simplify",
+        "simplify_joins", "choose_layout", "eliminate_common", "fold_constants", "eliminate_dead",
     ),
 }  # fmt: skip
 """What `-O0` to `-O3` run, in order. Rule sets run until none of their rules applies."""

@@ -168,9 +168,7 @@ def _problem(source: Source, error: UnexpectedInput, base: int, limit: int, what
         expected = set(error.allowed or ()) - {"_NEWLINE"}
         message = f"unexpected {character!r}" if character != '"' else "this string does not end on its line"
         span = Span(source, at, min(at + 1, len(source.text)))
-    elif (
-        isinstance(error, UnexpectedToken) and error.token.type != "$END" and not _open_sum(source, error, base, limit)
-    ):
+    elif isinstance(error, UnexpectedToken) and error.token.type != "$END":
         token = cast(Token, error.token)
         at = base + (token.start_pos or 0)
         expected = error.accepts or error.expected
@@ -208,12 +206,6 @@ def _next(source: Source, at: int) -> int:
     match = re.compile(r"[ \t]*(#[^\n]*)?").match(source.text, at)
     assert match is not None
     return match.end()
-
-
-def _open_sum(source: Source, error: UnexpectedToken, base: int, limit: int) -> bool:
-    """Whether the text ends after a plus."""
-    token = cast(Token, error.token)
-    return token.type == "REPEATED" and _next(source, base + (token.end_pos or 0)) >= limit
 
 
 _LEAST = frozenset({"NAME", "NUMBER", "STRING", "LPAR", "LSQB"})
