@@ -76,14 +76,20 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A model on its way through a pipeline; `facts` hold at its end."""
+    """A model on its way through a pipeline; `facts` hold at its end.
+
+    `end` is given where it is not what the last stage made: weights may be loaded between passes and after them.
+    """
 
     start: Graph
     stages: tuple[Stage, ...] = ()
     facts: frozenset[str] = frozenset()
+    end: Graph | None = None
 
     @property
     def final(self) -> Graph:
+        if self.end is not None:
+            return self.end
         return self.stages[-1].after if self.stages else self.start
 
     def table(self) -> list[tuple[str, str, int, int, str]]:

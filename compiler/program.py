@@ -380,7 +380,7 @@ class Program:
         except NetcError as error:
             self.diagnostics.extend(error.diagnostics)
             raise Fault() from None
-        return replace(model, name=name, graph=graph, reports=(*model.reports, report))
+        return replace(model, name=name, graph=replace(graph, name=name), reports=(*model.reports, report))
 
     def _weights_path(self, scope: FileScope, argument: t.Argument) -> str:
         value = Elaborator(Diagnostics(), self.budget, self._resolve).constant(scope, argument.value)

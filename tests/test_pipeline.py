@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import netc
+import numpy
 import pytest
 from netc.__main__ import app
+from netc.command import traced
 from netc.compiler.bisect import bisect
 from netc.compiler.contract import Contract
 from netc.compiler.diagnostic import NetcError
@@ -21,6 +23,7 @@ from netc.compiler.probe import probed
 from netc.compiler.program import Program
 from netc.compiler.reproduce import reproducer
 from netc.compiler.source import Source
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 NET = """\
@@ -204,3 +207,20 @@ def test_a_failing_pass_on_the_command_line_writes_the_file(tmp_path: Path, monk
     assert "pipeline again = lies" in text
     assert again.exit_code == 1
     assert "lies broke its contract exact" in again.stderr
+
+
+def test_weights_loaded_after_a_pass_reach_every_command(tmp_path: Path):
+    """What the passes of the file made has no weights yet; the model that goes on has them, and its own name."""
+    spec = program()
+    weights = {
+        path: numpy.full([int(str(n)) for n in p.type.shape], 0.5, "float32")
+        for path, p in spec.model().graph.parameters.items()
+    }
+    save_file(weights, tmp_path / "w.safetensors")
+    late = 'model late = net |> strip_phase |> load("w.safetensors")\nmodel plain = net |> load("w.safetensors")\n'
+    (tmp_path / "net.net").write_text(NET + late)
+    read = netc.load(tmp_path / "net.net")
+    for level, name in ((None, "late"), (None, "plain"), (0, "late")):
+        trace = traced(read, read.model(name), level, None)
+        assert trace.final.name == name
+        assert all(p.data is not None and (p.data.load() == 0.5).all() for p in trace.final.parameters.values())

@@ -145,4 +145,4 @@ def traced(
         note = f"{path} runs the failing pass again"
         raise NetcError([replace(diagnostic, notes=(*diagnostic.notes, note))]) from failure
     earlier = model.stages[0].before if model.stages and not verify else trace.start
-    return Trace(earlier, (*(() if verify else model.stages), *trace.stages), trace.facts)
+    return Trace(earlier, (*(() if verify else model.stages), *trace.stages), trace.facts, trace.final)
