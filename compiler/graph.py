@@ -328,9 +328,13 @@ class Edit:
         self._changed = True
 
     def _resolve(self, ref: Ref) -> Ref:
-        while ref in self._moved:
-            ref = self._moved[ref]
-        return ref
+        """What stands in the place of a value by now. What is passed on the way leads there at once from then on."""
+        end = ref
+        while end in self._moved:
+            end = self._moved[end]
+        while ref != end:
+            self._moved[ref], ref = end, self._moved[ref]
+        return end
 
     def done(self) -> Graph:
         """The edited graph, or the very same graph where nothing changed.
