@@ -23,6 +23,7 @@ import argparse
 import gc
 import os
 import platform
+import random
 import re
 import subprocess
 import sys
@@ -46,6 +47,8 @@ PER_SESSION = 0.6
 """Seconds that each session's measured runs may take together."""
 TURNS = 5, 60
 """At least and at most so many turns."""
+SHORT = 0.005
+"""Seconds below which a run that does not count comes before each that does."""
 
 
 # ------------------------------------------------------------------------------------------------------------- models
@@ -229,7 +232,7 @@ def difference(found: list[Any], wanted: list[Any]) -> float:
 
 
 def latencies(made: dict[str, Any], given: dict[str, Any], threads: int, *, optimise: bool) -> dict[str, list[float]]:
-    """Seconds by file, one of each turn; who begins a turn changes. `again` is netc's file a second time."""
+    """Seconds by file, one of each turn, whose order is random. `again` is netc's file a second time."""
     import onnxruntime
 
     level = None if optimise else onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -246,9 +249,11 @@ def latencies(made: dict[str, Any], given: dict[str, Any], threads: int, *, opti
     turns = int(min(max(PER_SESSION / longest, TURNS[0]), TURNS[1]))
     names = list(sessions)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(turns):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+    order = random.Random(0)
+    for _ in range(turns):
+        for name in order.sample(names, len(names)):
+            if longest < SHORT:
+                sessions[name].run(None, given)  # after another model's run, caches are cold
             start = clock()
             sessions[name].run(None, given)
             times[name].append(clock() - start)
