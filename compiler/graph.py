@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from .operators.operator import Initialiser, Operator, ShapeError, operands, operator
+from .operators.dimension import elementwise, given, labels, pattern
+from .operators.operator import Axes, Initialiser, Operator, ShapeError, operands, operator
 from .source import Span
-from .types import TensorType
+from .types import Dim, TensorType
 
 if TYPE_CHECKING:
     import networkx
@@ -123,6 +124,12 @@ class Input(Operator):
 
     def shape(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         return (self.type,)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        return Axes(pattern([], labels(self.type.rank)))
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: tuple[TensorType, ...]) -> Input:
+        return Input(outputs[0])
 
 
 class GraphError(Exception):
@@ -442,6 +449,9 @@ class SelectPhase(Operator):
         if train is None or infer is None or train != infer:
             raise ShapeError(f"the value is {train} in training and {infer} in inference", operands=(0, 1))
         return (infer,)
+
+    def axes(self, *inputs: TensorType | None) -> Axes:
+        return elementwise(given(inputs)[0].shape, *given(inputs))
 
 
 def verify(graph: Graph) -> None:

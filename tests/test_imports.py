@@ -33,7 +33,7 @@ BUILDS_ON = {
     "feed": "diagnostic types",
     "operators": "types",
     "graph": "operators source",
-    "axes": "graph",
+    "axes": "graph diagnostic",
     "cost": "graph diagnostic",
     "dimension": "diagnostic tree builtin",
     "text": "graph tree diagnostic dimension",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, cast
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 from ..types import Dim, Shape, TensorType, known_less, volume
 from .attribute import (
@@ -86,6 +87,21 @@ class Windowed(Operator):
     def _extents(self, weight: TensorType) -> list[int]:
         return [extent(_kernel_size(self, k), d) for k, d in zip(weight.shape[2:], self.dilation, strict=True)]
 
+    def _tied(self, weight: TensorType) -> tuple[list[str], list[str], list[str]]:
+        """Labels of the spatial axes of the input, of the kernel and of the output."""
+        kernel = [_kernel_size(self, k) for k in weight.shape[2:]]
+        return tied(kernel, self.stride, self.padding)
+
+    def _channels(self) -> tuple[str, str]:
+        """Labels of the channels that come in and go out."""
+        return ("i", "o") if self.groups == 1 else ("(g i)", "(g o)")
+
+    def _units(self, x: TensorType) -> dict[str, str]:
+        return {"g": "group"} if self.groups > 1 and x.shape[1] != self.groups else {}
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Operator:
+        return self if self.groups == 1 else replace(cast(Any, self), groups=sizes["g"])
+
     def _disagree(self, x: TensorType, weight: TensorType, channels: Dim) -> ShapeError:
         groups = f" ({weight.shape[1]} in each of {self.groups} groups)" if self.groups > 1 else ""
         return ShapeError(
@@ -127,11 +143,10 @@ class Convolution(Windowed):
         return Cost(n * volume(sizes) * weight.elements, outputs[0].elements if bias else 0)
 
     def axes(self, *inputs: TensorType | None) -> Axes:
-        weight = given(inputs)[1]
-        kernel = [_kernel_size(self, k) for k in weight.shape[2:]]
-        before, k, after = tied(kernel, self.stride, self.padding)
-        into, out = ("i", "o") if self.groups == 1 else ("(g i)", "(g o)")
-        return sliding(before, (into, out), [[out, "i", *k], [out]][: len(given(inputs)) - 1], after)
+        x, weight, *bias = given(inputs)
+        before, k, after = self._tied(weight)
+        into, out = self._channels()
+        return sliding(before, (into, out), [[out, "i", *k], [out]][: 1 + len(bias)], after, self._units(x))
 
 
 class Transposed(Windowed):
@@ -178,11 +193,10 @@ class Transposed(Windowed):
         return Cost(x.shape[0] * volume(x.shape[2:]) * weight.elements, outputs[0].elements if bias else 0)
 
     def axes(self, *inputs: TensorType | None) -> Axes:
-        weight = given(inputs)[1]
-        kernel = [_kernel_size(self, k) for k in weight.shape[2:]]
-        before, k, after = tied(kernel, self.stride, self.padding)
-        into, out = ("i", "o") if self.groups == 1 else ("(g i)", "(g o)")
-        return sliding(before, (into, out), [[into, "o", *k], [out]][: len(given(inputs)) - 1], after)
+        x, weight, *bias = given(inputs)
+        before, k, after = self._tied(weight)
+        into, out = self._channels()
+        return sliding(before, (into, out), [[into, "o", *k], [out]][: 1 + len(bias)], after, self._units(x))
 
 
 def _kernel(spatial: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import PlainValidator
@@ -105,6 +107,9 @@ class Full(Movement):
 
     def axes(self, *inputs: TensorType | None) -> Axes:
         return Axes(pattern([], labels(len(self.size))))
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Full:
+        return replace(self, size=outputs[0].shape)
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> V:
         return emit(Expand(self.size), scalar(emit, self.value, self.dtype))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..types import Dim, Shape, TensorType, divide, floor_divide, known_less, volume
 from .attribute import Positive
@@ -71,6 +72,9 @@ class Reshape(Movement):
         left, right, fixed = factors(x.shape, size)
         reason = f"reshape from {listed(x.shape)} to {listed(size)} does not keep it apart"
         return Axes(pattern([left], right), dict.fromkeys(fixed, reason))
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Reshape:
+        return Reshape(outputs[0].shape)
 
 
 @operator("flatten")
@@ -267,6 +271,9 @@ class Expand(Movement):
         names = labels(len(size))
         return Axes(pattern([aligned(x.shape, size, names)], names))
 
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Expand:
+        return Expand(outputs[0].shape)
+
 
 @operator("repeat")
 class Repeat(Movement):
@@ -388,8 +395,23 @@ class Slice(Movement):
         op = self.canonical(x)
         if (op.start, op.stop, op.step) == (0, x.shape[op.dim], 1):
             return along(x, op.dim, None, {})
-        reason = f"slice takes {op.start}:{op.stop} of it"
+        size = x.shape[op.dim]
+        assert op.stop is not None
+        parts = {"b": op.start, "s": op.stop - op.start, "e": size - op.stop}
+        parts = {name: part for name, part in parts.items() if part != 0}
+        if op.step == 1 and all(known_less(0, part) for part in parts.values()):
+            whole = f"({' + '.join(parts)})" if len(parts) > 1 else "s"
+            names, rest = labels(x.rank), labels(x.rank)
+            names[op.dim], rest[op.dim] = whole, "s"
+            return Axes(pattern([names], rest), sizes=parts)
+        reason = f"slice takes {op.start}:{op.stop} of it" + (f" in steps of {op.step}" if op.step > 1 else "")
         return along(x, op.dim, "s", {f"d{op.dim}": reason, "s": f"it is a slice, {op.start}:{op.stop}"})
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Slice:
+        if f"d{self.dim}" in sizes:  # it is fixed, or all of it
+            return self if "s" in sizes else replace(self, stop=sizes[f"d{self.dim}"])
+        start = sizes.get("b", 0)
+        return replace(self, start=start, stop=start + sizes["s"])
 
 
 def _from_front(bound: Dim, size: Dim) -> Dim:
@@ -432,6 +454,9 @@ class Split(Movement):
         whole = f"({' + '.join(parts)})" if len(parts) > 1 else parts[0]
         rest = [[*names[: op.dim], n, *names[op.dim + 1 :]] for n in (whole, *parts)]
         return Axes(pattern(rest[:1], *rest[1:]))
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Split:
+        return replace(self, sizes=tuple(t.shape[self.dim] for t in outputs))
 
 
 _MOST_PARTS = 10_000

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from ..types import DType, Shape, TensorType, floor_divide
+from ..types import Dim, DType, Shape, TensorType, floor_divide
 from .arithmetic import Add, Cast, Mul, Rsqrt, Square, Sub
 from .attribute import Flag, Positive, PositiveReal, Probability
 from .creation import scalar
@@ -255,7 +256,11 @@ class GroupNorm(Normalization):
         names = [n, channels, *space]
         text = pattern([names, *[[channels] for _ in weights]], names)
         sizes = {"g": self.num_groups} if self.num_groups > 1 else {}
-        return Axes(text, mixed=frozenset(["c", *space]), sizes=sizes)
+        units = {"g": "group"} if self.num_groups > 1 else {}
+        return Axes(text, mixed=frozenset(["c", *space]), sizes=sizes, units=units)
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Operator:
+        return self if self.num_groups == 1 else replace(self, num_groups=sizes["g"])
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> V:
         x, weight, bias = (*inputs, None, None)[:3]

@@ -99,6 +99,7 @@ class Axes:
     that is broadcast. `fixed` maps labels that no transform may resize or permute to the reason. Labels in `ordered`
     may be resized but not permuted; labels in `mixed` may be permuted or replicated but not cut without changing the
     function (a normalisation's statistics run over them). `sizes` gives those that do not follow from the types.
+    `units` names what one index of a label is, where that is more than a channel: a head, a group.
     """
 
     pattern: str
@@ -106,6 +107,7 @@ class Axes:
     ordered: frozenset[str] = frozenset()
     mixed: frozenset[str] = frozenset()
     sizes: Mapping[str, Dim] = field(default_factory=dict[str, Dim])
+    units: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -157,6 +159,11 @@ class Operator:
     def axes(self, *inputs: TensorType | None) -> Axes:
         """The axis pattern for inputs of these types (absent operands are left out of the pattern)."""
         raise NotImplementedError
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Operator:
+        """The same operator where the labels of its axes have these sizes and its outputs these types: attributes that
+        hold sizes follow. Labels that `axes` fixes keep theirs."""
+        return self
 
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         """Arithmetic of one execution; default: one operation per output element."""

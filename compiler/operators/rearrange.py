@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -119,6 +120,9 @@ class Rearrange(Movement):
         (x,) = given(inputs)
         before, after, _ = self._solved(x)
         return Axes(f"{_text(before)} -> {_text(after)}", sizes=dict(self.sizes))
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Rearrange:
+        return replace(self, sizes=tuple((name, sizes[name]) for name, _ in self.sizes))
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> V:
         (x,) = inputs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 from ..types import Dim, Shape, TensorType
 from .activation import Sigmoid, Tanh
@@ -131,7 +132,10 @@ class Recurrent(Operator):
         if self.bidirectional:
             fixed["r"] = "there are two directions"
         text = pattern([["n", "t", "i"], *states, *weights], ["n", "t", output], *[["l", "n", "h"]] * self.states)
-        return Axes(text, fixed, frozenset("t"))
+        return Axes(text, fixed, frozenset("t"), units={"h": "hidden unit"})
+
+    def resized(self, sizes: Mapping[str, Dim], outputs: Types) -> Operator:
+        return replace(cast(Any, self), hidden_size=sizes["h"])
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> tuple[V, ...]:
         """Unrolled over a sequence whose length is a number."""

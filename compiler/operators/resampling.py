@@ -113,7 +113,7 @@ class Interpolate(Operator):
         (x,) = given(inputs)
         before, after = labels(x.rank - 2, "y"), labels(x.rank - 2, "z")
         text = pattern([["n", "c", *before]], ["n", "c", *after])
-        return Axes(text, ordered=frozenset((*before, *after)))
+        return Axes(text, dict.fromkeys((*before, *after), "interpolate resamples it"))
 
     def cost(self, inputs: Sequence[TensorType | None], outputs: Types) -> Cost:
         return Cost(flops=(2 * _TAPS[self.mode] - 1) * outputs[0].elements if self.mode != "nearest" else 0)
@@ -328,10 +328,12 @@ class Unfold(Movement):
         return (TensorType(x.dtype, (x.shape[0], x.shape[1] * (kh * kw), h * w)),)
 
     def axes(self, *inputs: TensorType | None) -> Axes:
-        fixed = dict.fromkeys("kl", "it is a place in the windows of unfold")
-        return Axes(
-            "n c h w -> n (c k l) p", fixed, frozenset("hwp"), sizes=dict(zip("kl", self.kernel_size, strict=True))
-        )
+        fixed = {
+            **dict.fromkeys("kl", "it is a place in the windows of unfold"),
+            **dict.fromkeys("hw", "a window slides over it"),
+            "p": "it counts the places of a sliding window",
+        }
+        return Axes("n c h w -> n (c k l) p", fixed, sizes=dict(zip("kl", self.kernel_size, strict=True)))
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> V:
         (x,) = inputs

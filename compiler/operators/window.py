@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..types import Dim, Shape, TensorType, floor_divide, known_less
 from .attribute import Pairs, Same
@@ -96,12 +96,20 @@ def tied(kernel: Sequence[int], stride: Sequence[int], padding: Pairs) -> tuple[
     return before, [f"k{y}" for y in before], [y if same else f"{y}2" for y, same in zip(before, passes, strict=True)]
 
 
-def sliding(before: list[str], channels: Sequence[str], weights: Sequence[Sequence[str]], after: list[str]) -> Axes:
-    """The pattern `n in *before, *weights -> n out *after`; what windows slide over is in order."""
+def sliding(
+    before: list[str],
+    channels: Sequence[str],
+    weights: Sequence[Sequence[str]],
+    after: list[str],
+    units: Mapping[str, str] | None = None,
+) -> Axes:
+    """The pattern `n in *before, *weights -> n out *after`. What windows slide over is fixed, and so are the windows:
+    how many positions there are follows from both."""
     given, made = channels
-    ordered = {label for label in (*before, *after) if label not in before or label not in after}
-    ordered |= {label for group in weights for label in group if label.startswith("k")}
-    return Axes(pattern([["n", given, *before], *weights], ["n", made, *after]), ordered=frozenset(ordered))
+    fixed = {label: "a window slides over it" for label in before if label not in after}
+    fixed |= {label: "it counts the places of a sliding window" for label in after if label not in before}
+    fixed |= {label: "it is a place in a window" for group in weights for label in group if label.startswith("k")}
+    return Axes(pattern([["n", given, *before], *weights], ["n", made, *after]), fixed, units=units or {})
 
 
 def raised(emit: Emit[V], x: V) -> V:

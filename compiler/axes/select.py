@@ -1,0 +1,140 @@
+"""Take, repeat or reorder units of classes, in all parameters and operators at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..graph import Graph, Node, Parameter, ParameterData, ParameterRef
+from ..types import Dim, TensorType
+from .analysis import Analysis, AxisClass
+from .structure import Dimension
+
+if TYPE_CHECKING:
+    import numpy
+
+    Array = numpy.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Selected:
+    """Parameter data of which some indices are read along each axis (None: all of them)."""
+
+    data: ParameterData
+    indices: tuple[Array | None, ...]
+
+    def load(self) -> Array:
+        import numpy
+
+        array = self.data.load()
+        for axis, index in enumerate(self.indices):
+            if index is not None:
+                array = array.take(index, axis)
+        return numpy.ascontiguousarray(array)
+
+
+class Selection:
+    """Units of some classes of an analysed graph: `{class: indices}`.
+
+    A permutation of all indices reorders a class, fewer cut it, repeated ones make it wider. Classes that are not
+    named keep all their units. `index` says what this means for an axis, `graph` is the graph with all of it done.
+    """
+
+    def __init__(self, analysis: Analysis, units: Mapping[AxisClass, Sequence[int] | Array]) -> None:
+        """
+        Raises:
+            ValueError: for a class that is fixed, an index that it does not have, or no index at all.
+        """
+        import numpy
+
+        self._analysis = analysis
+        self._chosen: dict[Dimension, Array] = {}
+        atoms = list(analysis.atoms)
+        for chosen, indices in units.items():
+            index = numpy.asarray(indices, numpy.int64)
+            if chosen.fixed or not isinstance(chosen.size, int):
+                raise ValueError(f"class {chosen.number} is fixed: {chosen.fixed[0].text}")
+            if not index.size or index.min() < 0 or index.max() >= chosen.size:
+                raise ValueError(f"class {chosen.number} has the units 0 to {chosen.size - 1}, not {indices}")
+            self._chosen[atoms[chosen.number - 1]] = index
+        self._sizes: dict[Dimension, Dim] = {}
+        self._changed: dict[Dimension, bool] = {}
+
+    def index(self, dimension: Dimension) -> Array | None:
+        """Which old index is at each new one along an axis; None where that is all of them, in order."""
+        dimension = self._analysis.structure.find(dimension)
+        return self._index(dimension) if self._touches(dimension) else None
+
+    def size(self, dimension: Dimension) -> Dim:
+        """The new size of a dimension."""
+        structure = self._analysis.structure
+        dimension = structure.find(dimension)
+        if not self._touches(dimension):
+            return structure.size(dimension)
+        if dimension not in self._sizes:
+            form = structure.form(dimension)
+            if form is None:
+                self._sizes[dimension] = len(self._chosen[dimension])
+            else:
+                total: Dim = 0 if form.kind == "sum" else 1
+                for part in form.parts:
+                    total = total + self.size(part) if form.kind == "sum" else total * self.size(part)
+                self._sizes[dimension] = total
+        return self._sizes[dimension]
+
+    def _touches(self, dimension: Dimension) -> bool:
+        if dimension not in self._changed:
+            self._changed[dimension] = any(a in self._chosen for a in self._analysis.structure.atoms(dimension))
+        return self._changed[dimension]
+
+    def _index(self, dimension: Dimension) -> Array:
+        import numpy
+
+        structure = self._analysis.structure
+        dimension = structure.find(dimension)
+        form = structure.form(dimension)
+        if form is None or not self._touches(dimension):
+            size = structure.size(dimension)
+            assert isinstance(size, int), "axes of parameters have sizes in numbers"
+            return self._chosen[dimension] if dimension in self._chosen else numpy.arange(size)
+        found = self._index(form.parts[0])
+        before = structure.size(form.parts[0])
+        for part in form.parts[1:]:
+            own, size = self._index(part), structure.size(part)
+            if form.kind == "sum":
+                found = numpy.concatenate([found, own + before])
+                before = before + size
+            else:
+                found = (found[:, None] * size + own).reshape(-1)
+        return found
+
+    def graph(self) -> Graph:
+        """The graph with these units only: parameters read through the selection, operators that hold sizes adapted.
+
+        A parameter without data keeps its initialiser. What the model computes is the same if all classes were
+        permuted; the types of values that are not touched stay.
+        """
+        old = self._analysis.graph
+        parameters = {path: self._parameter(p) for path, p in old.parameters.items()}
+        nodes = {path: self._node(node) for path, node in old.nodes.items()}
+        return replace(old, nodes=nodes, parameters=parameters)
+
+    def _parameter(self, parameter: Parameter) -> Parameter:
+        axes = self._analysis.axes[ParameterRef(parameter.path)]
+        indices = tuple(map(self.index, axes))
+        if all(i is None for i in indices):
+            return parameter
+        kind = TensorType(parameter.type.dtype, tuple(map(self.size, axes)))
+        return replace(parameter, type=kind, data=parameter.data and Selected(parameter.data, indices))
+
+    def _node(self, node: Node) -> Node:
+        labels = self._analysis.labels[node.path]
+        if not any(self._touches(self._analysis.structure.find(d)) for d in labels.dimensions.values()):
+            return node
+        types = tuple(
+            TensorType(t.dtype, tuple(map(self.size, self._analysis.axes[v])))
+            for v, t in zip(node.values, node.types, strict=True)
+        )
+        sizes = {label: self.size(d) for label, d in labels.dimensions.items()}
+        return replace(node, op=node.op.resized(sizes, types), types=types)
