@@ -29,7 +29,7 @@ from netc.compiler.source import Source
 from netc.compiler.types import DType, TensorType, substitute, symbol
 from netc.compiler.weights import values
 from oracle import DTYPES, MEANING
-from strategies import graphs
+from strategies import Builder, graphs
 
 F32 = DType.F32
 
@@ -755,3 +755,22 @@ def test_a_long_chain_is_written_and_runs():
         x = edit.add(f"n{i}", Tanh() if i % 3 else Relu(), x).value
     edit.output("y", x)
     check(edit.done())
+
+
+@pytest.mark.parametrize("mask", ["f32[]", "f32[5]", "bool[5]"])
+def test_masks_of_few_axes(mask: str):
+    b = Builder()
+    q, k = b.input("q", "f32[1, 2, 3, 4]"), b.input("k", "f32[1, 2, 5, 4]")
+    graph = b.done(b("scaled_dot_product_attention", q, k, k, b.input("mask", mask)))
+    x, y = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 5, 4)
+    shape = [5] if "5" in mask else []
+    drawn = torch.arange(5) > 1 if "bool" in mask else torch.randn(shape)
+    wanted = torch.nn.functional.scaled_dot_product_attention(x, y, y, attn_mask=drawn.expand(3, 5))
+    torch.testing.assert_close(module(graph)(x, y, drawn), wanted)
+
+
+def test_a_whole_number_bounds_fractions():
+    b = Builder()
+    graph = b.done(b("minimum", b.input("x", "f32[2, 3]"), b("constant", value=1, dtype="i64")))
+    x = torch.randn(2, 3) * 2
+    torch.testing.assert_close(module(graph)(x), x.clamp(max=1))

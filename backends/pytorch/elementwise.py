@@ -92,11 +92,7 @@ def _div(call: Call) -> Expression:
 def _extreme(call: Call) -> str:
     for index in (0, 1):
         value = call.scalar(index)
-        if (
-            value is not None
-            and call.scalar(1 - index) is None
-            and call.type(index).dtype is call.type(1 - index).dtype
-        ):
+        if value is not None and call.scalar(1 - index) is None and _fits(call.type(index), call.type(1 - index)):
             bound = "min" if isinstance(call.op, a.Maximum) else "max"
             return f"{call.atom(1 - index)}.clamp({bound}={call.value(value, bound)})"
     return f"torch.{call.op.name}({_operand(call, 0, Rank.ANY)}, {_operand(call, 1, Rank.ANY)})"

@@ -77,7 +77,9 @@ def _attention(call: Call) -> str:
     op, (query, key) = call.op, (call.type(0), call.type(1))
     given = [call[i] for i in range(3)]
     if call.has(3):
-        given.append(f"attn_mask={call[3]}")
+        # PyTorch wants both axes, of queries and keys.
+        mask = call[3] if call.type(3).rank >= 2 else f"{call.atom(3)}.reshape(1, -1)"
+        given.append(f"attn_mask={mask}")
     text = ", ".join(given) + call.option("is_causal", op.is_causal, False)
     size = query.shape[3]
     if op.scale is not None and not (isinstance(size, int) and op.scale == size**-0.5):
