@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -153,12 +153,21 @@ def check_order(steps: Sequence[Step], facts: frozenset[str]) -> None:
             giver = _GIVERS.get(need)
             notes = (f"facts that hold here: {', '.join(sorted(facts)) or 'none'}",)
             problems.append(Diagnostic("pass-order", message, labels, notes, giver and f"{giver} before it"))
-        facts |= step.run.facts(step.options)
+        given = step.run.facts(step.options)
+        for fact in sorted(f for f in given if _OPPOSITE.get(f) in facts):
+            labels = (Label(step.span),) if step.span is not None else ()
+            message = (
+                f"{step} would keep what is of {fact}, which an earlier pass left out: `{_OPPOSITE[fact]}` holds here"
+            )
+            problems.append(Diagnostic("pass-order", message, labels, fix="run it on the model as it is written"))
+        facts |= given
     if problems:
         raise NetcError(problems)
 
 
 _GIVERS = {"inference": 'strip_phase(keep = "infer")', "training": 'strip_phase(keep = "train")', "static": "bind"}
+_OPPOSITE = {"inference": "training", "training": "inference"}
+"""Facts that cannot both hold."""
 
 
 def _stage(before: Graph, step: Step, check: Check | None) -> Stage:
@@ -195,7 +204,7 @@ def _failure(message: str, step: Step, before: Graph) -> Failure:
 
 # ---------------------------------------------------------------------------------------------------- reading steps
 
-Find = Callable[[str], "Pass | tuple[Step, ...] | None"]
+Find = Callable[[t.Name], "Pass | tuple[Step, ...] | None"]
 """What a name stands for among passes: one pass, a pipeline of several, or nothing."""
 
 
@@ -214,7 +223,7 @@ def read_steps(
         )
     function = e.function if isinstance(e, t.Call) else e
     arguments = e.arguments if isinstance(e, t.Call) else ()
-    found = find(function.text) if isinstance(function, t.Name) else None
+    found = find(function) if isinstance(function, t.Name) else None
     if found is None:
         text = function.span.text
         diagnostic = Diagnostic("unknown-pass", f"there is no pass {text}", (Label(function.span),))
@@ -238,23 +247,39 @@ def _step(found: Pass, arguments: Sequence[t.Argument], span: Span, constant: Ca
     places: dict[str, Span] = {}
     for position, argument in enumerate(arguments):
         name = argument.name.text if argument.name else (accepted[position] if position < len(accepted) else "")
-        if name in given or not name:
-            raise _option(found, f"{found.name} takes at most {len(accepted)} options", argument.span, accepted)
-        given[name], places[name] = constant(argument.value), argument.span
+        if name in given:
+            raise _option(found, f"{name} is given twice", argument.span, accepted)
+        if not name:
+            most = f"at most {len(accepted)} option{'s' * (len(accepted) > 1)}" if accepted else "no options"
+            raise _option(found, f"{found.name} takes {most}", argument.span, accepted)
+        value: Any = constant(argument.value)
+        given[name], places[name] = value, argument.span
+        wanted: Any = found.options.model_fields[name].annotation if name in accepted else None
+        wrong = not isinstance(value, bool) if wanted is bool else isinstance(value, (bool, str))
+        if wrong and wanted in (bool, int, float):
+            what = "true or false" if wanted is bool else "a number"
+            raise _option(found, f"{name} is {what}, not {argument.value.span.text}", argument.span, accepted)
     try:
         valid = found.options.model_validate(given)
     except ValidationError as error:
         problems: list[Diagnostic] = []
         for one in error.errors():
             name = str(one["loc"][0]) if one["loc"] else ""
-            message = (
-                f"{found.name} has no option {name}" if one["type"] == "extra_forbidden" else f"{name}: {one['msg']}"
-            )
-            problems.extend(_option(found, message, places.get(name, span), accepted, name).diagnostics)
+            place = places.get(name, span)
+            if one["type"] == "extra_forbidden":
+                problem = _option(found, f"{found.name} has no option {name}", place, accepted, nearest(name, accepted))
+            elif one["type"] == "missing":
+                problem = _option(found, f"{found.name} needs its option {name}", place, accepted, f"{name} = …")
+            else:
+                choices = get_args(found.options.model_fields[name].annotation)
+                close = nearest(str(one["input"]), [c for c in choices if isinstance(c, str)])
+                fix = close and f'{name} = "{close}"'
+                problem = _option(found, f"{name}: {one['msg'].lower()}", place, accepted, fix)
+            problems.extend(problem.diagnostics)
         raise NetcError(problems) from None
     return Step(found, {name: getattr(valid, name) for name in given}, span)
 
 
-def _option(found: Pass, message: str, span: Span, accepted: Sequence[str], name: str = "") -> NetcError:
+def _option(found: Pass, message: str, span: Span, accepted: Sequence[str], fix: str | None = None) -> NetcError:
     notes = (f"its options: {', '.join(accepted) or 'none'}",)
-    return NetcError([Diagnostic("pass-option", message, (Label(span),), notes, nearest(name, accepted))])
+    return NetcError([Diagnostic("pass-option", message, (Label(span),), notes, fix)])

@@ -334,22 +334,22 @@ class Program:
         return tuple(step for item in items for step in self._steps(self.scope, item))
 
     def _steps(self, scope: FileScope, expression: t.Expr) -> tuple[Step, ...]:
-        def find(name: str) -> Pass | tuple[Step, ...] | None:
-            value = scope.names.get(name)
+        def find(name: t.Name) -> Pass | tuple[Step, ...] | None:
+            value = scope.names.get(name.text)
             if isinstance(value, Pending) and isinstance(value.declaration, (t.Rewrite, t.Pipeline)):
-                found = self._declared(scope, name)
-                return rule_pass(name, [found]) if isinstance(found, Rule) else found
-            return PASSES.get(name) or library().get(name)
+                found = self._declared(scope, name.text, name.span)
+                return rule_pass(name.text, [found]) if isinstance(found, Rule) else found
+            return PASSES.get(name.text) or library().get(name.text)
 
         def names() -> list[str]:
             return [*_names(scope, t.Rewrite, t.Pipeline), *library()]
 
         return read_steps(expression, find, names, self._constant)
 
-    def _declared(self, scope: FileScope, name: str) -> Any:
-        """A rule or pipeline of a file; what is wrong with it is raised, not noted."""
+    def _declared(self, scope: FileScope, name: str, span: Span | None = None) -> Any:
+        """A rule or pipeline of a file, named at `span`; what is wrong with it is raised, not noted."""
         try:
-            return self._resolve(scope, name, Span(scope.source, 0, 0))
+            return self._resolve(scope, name, span or Span(scope.source, 0, 0))
         except Fault as fault:
             known = [d for d in self.diagnostics if d.severity == "error"]
             raise NetcError([fault.diagnostic] if fault.diagnostic else known) from None

@@ -91,6 +91,14 @@ def test_facts_follow_a_model_through_its_file():
         ("strip_phase{keep = 3}", "keep"),
         ("eliminate_dead{all = true}", "has no option all"),
         ("deploy{keep = true}", "is a pipeline, which takes no options"),
+        ('strip_phase{keep = "inferr"}', 'help: keep = "infer"'),
+        ('strip_phase{keep = "infer", keep = "train"}', "keep is given twice"),
+        ('strip_phase{"infer", "train"}', "takes at most 1 option\n"),
+        ("simplify{3}", "simplify takes no options"),
+        ('eliminate_dead{parameters = "yes"}', 'parameters is true or false, not "yes"'),
+        ("fold_constants{growth = true}", "growth is a number, not true"),
+        ("bind", "bind needs its option values"),
+        ("bind{values = 3}", "values: input should be"),
         ("strip_phase,,fold", "unexpected"),
         ("cheap_gelu(", "unexpected"),
     ],
@@ -224,3 +232,28 @@ def test_weights_loaded_after_a_pass_reach_every_command(tmp_path: Path):
         trace = traced(read, read.model(name), level, None)
         assert trace.final.name == name
         assert all(p.data is not None and (p.data.load() == 0.5).all() for p in trace.final.parameters.values())
+
+
+@pytest.mark.parametrize(
+    ("steps", "place"),
+    [("pipeline a = strip_phase |> a", "a"), ("pipeline a = strip_phase |> b\npipeline b = fold |> a", "a")],
+)
+def test_a_pipeline_of_itself_is_shown_where_it_says_so(steps: str, place: str):
+    with pytest.raises(NetcError, match="a is defined by itself") as caught:
+        program(f"{NET}{steps}\n").steps("a")
+    (label,) = caught.value.diagnostics[0].labels
+    assert label.span.text == place
+    assert label.span.source.text[: label.span.start].endswith("|> ")
+
+
+def test_a_graph_of_one_phase_does_not_become_one_of_the_other():
+    """Inference has left out what training needs: its graph would be no training graph."""
+    for text in ('strip_phase,strip_phase{keep = "train"}', 'strip_phase{keep = "train"},strip_phase'):
+        with pytest.raises(NetcError, match="which an earlier pass left out"):
+            run(program().model().graph, program().steps(text))
+    run(program().model().graph, program().steps("strip_phase,strip_phase"))
+
+
+def test_messages_name_a_rule_and_no_more():
+    with pytest.raises(NetcError, match="a dimension is an integer or a symbol, not the rule cheap_gelu\n"):
+        program(NET + "model m = Net(4) (x: f32[N, 4, cheap_gelu, 5])\n").model("m")

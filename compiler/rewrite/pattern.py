@@ -190,7 +190,7 @@ class Root:
     span: Span
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rule:
     """A rewrite rule. `once` are the labels whose values must have no other reader; None stands for all inside."""
 
@@ -208,6 +208,9 @@ class Rule:
     """Looks up a name of the file `home`."""
     span: Span
     doc: str = ""
+
+    def __repr__(self) -> str:
+        return f"the rule {self.name}"
 
     @property
     def operators(self) -> frozenset[str]:
