@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .diagnostic import Diagnostic, NetcError, nearest
-from .graph import Graph, Node
+from .graph import Graph, Node, ParameterRef
 from .pipeline import Pass, Stage, Trace
 from .rewrite.apply import Rewriter
 from .rewrite.instance import generate
@@ -48,7 +48,7 @@ def explain_rule(rule: Rule, graph: Graph, at: str) -> str:
 
 
 def _applies(rule: Rule, graph: Graph, match: Match) -> str:
-    nodes = ", ".join(f"%{path}" for path in reversed(match.nodes))
+    nodes = ", ".join(f"%{path}" for path in reversed(tuple(match.nodes)))
     root = graph.nodes[match.roots[0]]
     after = Rewriter([rule])(graph)
     made = [n for n in after.nodes.values() if n.maker == rule.name and graph.nodes.get(n.path) != n]
@@ -72,6 +72,10 @@ def _after(graph: Graph, node: Node) -> Iterator[Node]:
 
 def _node(graph: Graph, path: str) -> Node:
     path = path.removeprefix("%")
+    if (parameter := path.removeprefix("@")) in graph.parameters:
+        readers = [f"%{n.path}" for n in graph.users.get(ParameterRef(parameter), ())]
+        note = f"its readers: {', '.join(readers[:8]) or 'none'}"
+        raise NetcError([Diagnostic("unknown-node", f"{parameter} is a parameter, not a node", (), (note,))])
     if path not in graph.nodes:
         near = nearest(path, list(graph.nodes)) if len(graph.nodes) <= 10_000 else None
         raise NetcError([Diagnostic("unknown-node", f"the model has no node {path}", fix=near)])

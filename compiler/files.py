@@ -11,6 +11,16 @@ from pathlib import Path
 from .diagnostic import Diagnostic, NetcError
 
 
+def refuse_folder(path: Path) -> None:
+    """Say so where a file is to be written and a folder is named.
+
+    Raises:
+        NetcError: where `path` is a folder (`cannot-write`).
+    """
+    if path.is_dir():
+        raise NetcError([Diagnostic("cannot-write", f"{path} cannot be written: it is a folder")])
+
+
 @contextmanager
 def written_whole(path: Path) -> Generator[Path]:
     """An empty file beside `path` to write to. It takes `path`'s place when the block ends, and goes when it fails.
@@ -20,6 +30,7 @@ def written_whole(path: Path) -> Generator[Path]:
     Raises:
         NetcError: where the folder does not exist or cannot be written to (`cannot-write`).
     """
+    refuse_folder(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.touch()

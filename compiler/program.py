@@ -292,12 +292,21 @@ class Program:
         known = {rule.name: rule for rules in rule_sets().values() for rule in rules}
         if name in known:
             return known[name]
+        if name in rule_sets():
+            inside = f"it is the rules {', '.join(rule.name for rule in rule_sets()[name])}"
+            raise NetcError([Diagnostic("unknown-rule", f"{name} is several rules: ask about one", (), (inside,))])
+        if name in self.passes():
+            raise NetcError([Diagnostic("unknown-rule", f"{name} is no rule: only rules apply at nodes")])
         close = nearest(name, [*_names(self.scope, t.Rewrite), *known])
         raise NetcError([Diagnostic("unknown-rule", f"there is no rule {name}", fix=close)])
 
     def declared_passes(self) -> list[str]:
         """The rules and pipelines that this file declares or imports."""
         return _names(self.scope, t.Rewrite, t.Pipeline)
+
+    def pipelines(self) -> list[str]:
+        """The pipelines that this file declares or imports."""
+        return _names(self.scope, t.Pipeline)
 
     def described(self, name: str) -> str:
         """A rule with its contract, or a pipeline with its steps, in a line."""

@@ -257,3 +257,31 @@ def test_a_graph_of_one_phase_does_not_become_one_of_the_other():
 def test_messages_name_a_rule_and_no_more():
     with pytest.raises(NetcError, match="a dimension is an integer or a symbol, not the rule cheap_gelu\n"):
         program(NET + "model m = Net(4) (x: f32[N, 4, cheap_gelu, 5])\n").model("m")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["deploy", "--of", "net.net"], "deploy = strip_phase(keep = "),
+        (["cheap_gelu", "--of", "net.net"], "Close to gelu, and not gelu."),
+        (["fold", "bn1", "--of", "net.net:net"], "it is the rules fold_batch_norm, "),
+        (["strip_phase", "bn1", "--of", "net.net:net"], "strip_phase is no rule: only rules apply at nodes"),
+        (["@conv1.weight", "--of", "net.net:net"], "conv1.weight is a parameter, not a node\n  = its readers: %conv1"),
+    ],
+)
+def test_what_explain_answers(asked: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    models = "model other = Net(2) (x: f32[N, 2, 6, 5])\n"
+    (tmp_path / "net.net").write_text(NET + models)
+    result = CliRunner().invoke(app, ["explain", *asked])
+    assert told in result.stdout + result.stderr
+    assert result.exit_code == (1 if result.stderr else 0)
+
+
+@pytest.mark.parametrize("command", [["report", "-o"], ["export", "--to", "onnx", "-o"]], ids=["report", "onnx"])
+def test_a_folder_is_no_file_to_write(command: list[str], tmp_path: Path):
+    (tmp_path / "net.net").write_text(NET)
+    result = CliRunner().invoke(app, [command[0], f"{tmp_path}/net.net:net", *command[1:], str(tmp_path)])
+    assert result.exit_code == 1
+    assert "cannot be written: it is a folder" in result.stderr

@@ -258,6 +258,8 @@ BAD: list[tuple[str, Any]] = [
     ("match y = relu(x)\nwhere single_use(x)\nreplace y = x", "names with `as`"),
     ("match y = transpose(x, 0, 1)\nreplace y = x", "never stands in a graph, where it is permute"),
     ("match y = relu(x)\nreplace y = x\nreplace y = x", "replaced twice"),
+    ("match y = y |> relu |> relu\nreplace y = relu(y)", "y is the value that is matched, and stands in its own"),
+    ("match y = topk(x, 2)[2] |> relu\nreplace y = x", "topk has no output 2"),
 ]
 
 
@@ -271,6 +273,11 @@ def test_texts_that_are_no_rules(body: str, message: str):
 def test_contracts_that_are_none(contract: str):
     with pytest.raises(NetcError, match="is no contract"):
         rule("match y = relu(x)\nreplace y = x", contract)
+
+
+def test_modules_are_gone_from_graphs():
+    with pytest.raises(NetcError, match="Net is no operator, which patterns are made of"):
+        rules("module Net() (x) { return x }\nrewrite r exact { match y = x |> Net\n replace y = x }\n")
 
 
 def test_operators_that_never_stand_in_a_graph_say_so():

@@ -10,6 +10,7 @@ import onnx
 from onnx import helper
 
 from ...compiler.diagnostic import Diagnostic, NetcError
+from ...compiler.files import refuse_folder
 from ...compiler.graph import Graph
 from ...compiler.passes.eliminate_common import eliminate_common
 from ...compiler.passes.eliminate_dead import eliminate_dead
@@ -76,6 +77,7 @@ def export(graph: Graph, path: Path, seed: int = 0, check: bool = True) -> list[
     Raises:
         NetcError: as `model`, and where the file cannot be written (`cannot-write`).
     """
+    refuse_folder(path)
     made = model(graph, seed)
     large = sum(len(tensor.raw_data) for tensor in made.graph.initializer) > EXTERNAL
     data = path.with_name(f"{path.name}.data")

@@ -23,6 +23,7 @@ from .command import (
     bindings,
     chosen,
     chosen_steps,
+    opened,
     reporting,
     traced,
     usage,
@@ -32,6 +33,7 @@ from .compiler.diagnostic import nearest
 if TYPE_CHECKING:
     from .compiler.graph import Graph
     from .compiler.pipeline import Stage, Trace
+    from .compiler.program import Program
 
 app = typer.Typer()
 
@@ -166,6 +168,10 @@ def explain(
                             " (a node, or a rule of a file, needs --of FILE:MODEL)")  # fmt: skip
             print(explain_pass(library()[subject]))
             return
+        program, name = opened(of, (), allow)
+        if at is None and name is None and subject in program.declared_passes():
+            print(_explained(program, subject))
+            return
         program, made = chosen(of, (), allow)
         if at is not None:
             rule = program.rule(subject)
@@ -174,9 +180,18 @@ def explain(
             )
             print(explain_rule(rule, trace.final, at))
         elif subject in program.passes():
-            print(explain_pass(program.find_pass(subject)))
+            print(_explained(program, subject))
         else:
             print(explain_node(traced(program, made, level, passes), subject))
+
+
+def _explained(program: Program, name: str) -> str:
+    """A pass that a file can name: a pipeline by its steps."""
+    from .compiler.explain import explain_pass
+
+    if name in program.pipelines():
+        return f"{name} = {program.described(name)}"
+    return explain_pass(program.find_pass(name))
 
 
 @app.command()
@@ -184,7 +199,7 @@ def bisect(
     model: ModelArgument,
     level: LevelOption = None,
     passes: PassesOption = None,
-    tolerance: Annotated[float, typer.Option(help="The largest relative difference that is none.")] = 1e-9,
+    tolerance: Annotated[float, typer.Option(min=0, help="The largest relative difference that is none.")] = 1e-9,
     seed: SeedOption = 0,
     allow: AllowOption = None,
 ) -> None:

@@ -98,7 +98,10 @@ class _Reader:
         if not operators(pattern):
             _stop("a match begins with an operator", match.pattern.span, fix="match y = relu(x)")
         labels = {label for a in applications(pattern) if (label := a.label)}
+        inside = set(captures(pattern)) - labels
         for name in match.names:
+            if name.text in inside:
+                _stop(f"{name.text} is the value that is matched, and stands in its own pattern", name.span)
             if name.text in labels:
                 _stop(f"{name.text} names two values", name.span, fix="give one of them another name")
         count = len(match.names)
@@ -163,6 +166,9 @@ class _Reader:
         item = e.items[0] if len(e.items) == 1 else None
         if not isinstance(pattern, Apply) or not isinstance(item, t.Number) or not isinstance(item.value, int):
             _stop("in a pattern `[0]`, `[1]`, … take one output of an operator", e.span)
+        outputs = OPERATORS[pattern.operator].outputs
+        if len(outputs) > 1 and item.value >= len(outputs):
+            _stop(f"{pattern.operator} has no output {item.value}", e.span, (f"its outputs: {', '.join(outputs)}",))
         return replace(pattern, output=item.value)
 
     def _operator(self, e: t.Expr, name: str, inputs: tuple[Pattern, ...]) -> Apply:
@@ -173,6 +179,9 @@ class _Reader:
         if not isinstance(e.function, t.Name):
             _stop("a pattern applies operators by name", e.function.span)
         cls = OPERATORS.get(e.function.text)
+        if cls is None and e.function.text in self._scope.names:
+            notes = ("a graph is made of operators; modules are gone by then",)
+            _stop(f"{e.function.text} is no operator, which patterns are made of", e.function.span, notes)
         if cls is None or e.function.text == "input":
             raise NetcError([unknown_name(e.function.text, e.function.span, (), called=True)])
         if cls.becomes:
