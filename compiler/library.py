@@ -10,6 +10,7 @@ from typing import Any
 from . import passes as _registered
 from . import tree as t
 from .contract import Contract
+from .diagnostic import Diagnostic, NetcError
 from .importer import read_imports
 from .passes.register import PASSES, Pass
 from .pipeline import Step
@@ -25,19 +26,25 @@ LEVELS: dict[int, tuple[str, ...]] = {
     0: ("strip_phase", "eliminate_dead"),
     1: ("strip_phase", "simplify", "simplify_joins", "eliminate_common", "fold_constants", "eliminate_dead"),
     2: (
-        "strip_phase", "simplify", "recognise", "fold", "merge", "fold_constants", "merge_siblings", "simplify",
-        "simplify_joins", "choose_layout", "eliminate_common", "fold_constants", "eliminate_dead",
+        "strip_phase", "simplify", "recognise", "fold", "merge", "fold_constants", "merge_siblings",
+        "simplify", "simplify_joins", "choose_layout", "eliminate_common", "fold_constants", "eliminate_dead",
     ),
     3: (
-        "strip_phase", "simplify", "recognise", "fold", "merge", "reduce", "fold_constants", "merge_siblings", "simplify",
-        "simplify_joins", "choose_layout", "eliminate_common", "fold_constants", "eliminate_dead",
+        "strip_phase", "simplify", "recognise", "fold", "merge", "reduce", "fold_constants", "merge_siblings",
+        "simplify", "simplify_joins", "choose_layout", "eliminate_common", "fold_constants", "eliminate_dead",
     ),
 }  # fmt: skip
 """What `-O0` to `-O3` run, in order. Rule sets run until none of their rules applies."""
 
 
 def level_steps(level: int, seed: int = 0) -> tuple[Step, ...]:
-    """The steps of a level. `seed` is for the passes that draw numbers: the parameters without weights."""
+    """The steps of a level. `seed` is for the passes that draw numbers: the parameters without weights.
+
+    Raises:
+        NetcError: where there is no such level.
+    """
+    if level not in LEVELS:
+        raise NetcError([Diagnostic("unknown-level", f"there is no level {level}", fix="0, 1, 2 or 3")])
     found = [library()[name] for name in LEVELS[level]]
     return tuple(Step(p, {"seed": seed} if seed and "seed" in p.options.model_fields else {}) for p in found)
 

@@ -285,3 +285,8 @@ def test_a_folder_is_no_file_to_write(command: list[str], tmp_path: Path):
     result = CliRunner().invoke(app, [command[0], f"{tmp_path}/net.net:net", *command[1:], str(tmp_path)])
     assert result.exit_code == 1
     assert "cannot be written: it is a folder" in result.stderr
+
+
+def test_there_is_no_fourth_level():
+    with pytest.raises(NetcError, match="there is no level 4"):
+        program().model().optimised(4)
