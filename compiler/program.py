@@ -213,6 +213,10 @@ class Program:
 
     def _compute(self, pending: Pending, name: str) -> Any:
         declaration = pending.declaration
+        if isinstance(declaration, (t.Rewrite, t.Pipeline)) and declaration.name.text in library():
+            message = f"{declaration.name.text} is a pass of the compiler"
+            label = Label(declaration.name.span)
+            raise NetcError([Diagnostic("duplicate-name", message, (label,), fix="give it another name")])
         if isinstance(declaration, t.GraphText):
             return Model(name, read_graph(declaration), spec_hash=self.spec_hash)
         if isinstance(declaration, t.Rewrite):

@@ -290,3 +290,11 @@ def test_a_folder_is_no_file_to_write(command: list[str], tmp_path: Path):
 def test_there_is_no_fourth_level():
     with pytest.raises(NetcError, match="there is no level 4"):
         program().model().optimised(4)
+
+
+@pytest.mark.parametrize(
+    "text", ["rewrite fold exact {\n match y = relu(relu(x))\n replace y = relu(x)\n}", "pipeline fold = merge"]
+)
+def test_names_of_the_compilers_passes_are_taken(text: str):
+    with pytest.raises(NetcError, match="fold is a pass of the compiler"):
+        program(f"{NET}{text}\n").steps("fold")

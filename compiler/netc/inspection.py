@@ -59,6 +59,8 @@ def show_graph(
     from .compiler.text import print_graph
 
     with reporting(Format.text):
+        if sum((table, diff, after_all, after is not None)) > 1:
+            raise usage("--table, --diff, --after and --after-all each say what to print: give one of them")
         program, made = chosen(model, budget, allow)
         if phase not in ("both", "train", "infer"):
             raise usage(f"--phase is both, train or infer, not {phase}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from ..graph import Edit, Graph, Node, ParameterRef, Ref
+from ..operators import activation as a
+from ..operators.arithmetic import Clip
 from ..operators.convolution import Convolution, Transposed
 from ..operators.layout import Concat, Split
 from ..operators.linear import Linear
@@ -15,6 +17,9 @@ from .register import graph_pass
 def merge_siblings(graph: Graph) -> Graph:
     """The graph where linear layers, or convolutions, that read one value and differ in their weights alone are one,
     whose output is split. Any number of them: queries, keys and values; the branches of an Inception block.
+
+    Where each is followed by the same activation, that is applied once, before the split: an activation is what backends
+    compute together with a product.
 
     Weights are joined by a `concat`, which `fold_constants` computes; until then they stay what they are, so that
     training goes on as before.
@@ -49,19 +54,38 @@ def merge_siblings(graph: Graph) -> Graph:
     ```
 
     Refuses layers of which one has a bias and the other none, whose strides, paddings or kernels differ, that are
-    grouped or of different phases; and weights that are computed, or that anything else reads: joined, they would have
-    to be stored twice.
+    grouped or of different phases; convolutions that do not all have the same activation after them, since a split
+    between a convolution and what it could be computed with costs more than one convolution saves; and weights that are
+    computed, or that anything else reads: joined, they would have to be stored twice.
     """
     kept = {*graph.outputs.values(), *graph.taps.values()}
     families: dict[Hashable, list[Node]] = {}
+    activations: dict[str, Node] = {}
     for node in graph.nodes.values():
         if isinstance(node.op, (Linear, Convolution, Transposed)) and _is_mergeable(graph, node, kept):
-            families.setdefault(_kind(graph, node), []).append(node)
+            follower = _activation(graph, node, kept)
+            if follower is None and not isinstance(node.op, Linear):
+                continue
+            if follower is not None:
+                activations[node.path] = follower
+            families.setdefault((_kind(graph, node), follower and follower.op), []).append(node)
     edit = graph.edit("merge_siblings")
     for siblings in families.values():
         if len(siblings) > 1:
-            _merge(edit, graph, siblings)
+            _merge(edit, graph, siblings, [activations[n.path] for n in siblings if n.path in activations])
     return edit.done()
+
+
+_ACTIVATIONS = (a.Activation, a.Relu, Clip)
+"""Functions of each element alone."""
+
+
+def _activation(graph: Graph, node: Node, kept: set[Ref]) -> Node | None:
+    """The activation that is all that reads a node."""
+    readers = graph.users.get(node.value, [])
+    if len(readers) != 1 or node.value in kept or not isinstance(readers[0].op, _ACTIVATIONS):
+        return None
+    return readers[0] if readers[0].phase == node.phase else None
 
 
 def _is_mergeable(graph: Graph, node: Node, kept: set[Ref]) -> bool:
@@ -84,10 +108,11 @@ def _kind(graph: Graph, node: Node) -> Hashable:
     return x, node.op, type_.dtype, shape, bias is None, node.phase
 
 
-def _merge(edit: Edit, graph: Graph, siblings: Sequence[Node]) -> None:
+def _merge(edit: Edit, graph: Graph, siblings: Sequence[Node], activations: Sequence[Node]) -> None:
+    """Replace siblings; `activations`, if any, are one for each of them, all the same."""
     first = siblings[0]
     path = edit.fresh(_name(siblings))
-    origin = tuple(dict.fromkeys(span for node in siblings for span in node.origin))
+    origin = tuple(dict.fromkeys(span for node in (*siblings, *activations) for span in node.origin))
 
     def join(operand: int, dim: int) -> Ref | None:
         parts = [n.inputs[operand] if operand < len(n.inputs) else None for n in siblings]
@@ -100,9 +125,13 @@ def _merge(edit: Edit, graph: Graph, siblings: Sequence[Node]) -> None:
     merged = edit.add(path, first.op, first.inputs[0], *weights, phase=first.phase, origin=origin)
     axis = first.types[0].rank - 1 if isinstance(first.op, Linear) else 1
     split = Split(tuple(n.types[0].shape[axis] for n in siblings), axis)
+    if activations:
+        op = activations[0].op
+        merged = edit.add(edit.fresh(f"{path}.{op.name}"), op, merged.value, phase=first.phase, origin=origin)
     parts = edit.add(edit.fresh(f"{path}.split"), split, merged.value, phase=first.phase, origin=origin)
-    for node, part in zip(siblings, parts.values, strict=True):
+    for node, part in zip(activations or siblings, parts.values, strict=True):
         edit.redirect(node.value, part)
+    for node in (*siblings, *activations):
         edit.remove(node.path)
 
 

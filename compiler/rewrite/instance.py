@@ -52,6 +52,10 @@ _POSITIVE = {(s.op.name, i) for s in SAMPLES for i in s.positive}
 """Operators and the operands that they want positive: roots, logarithms, divisors, variances."""
 
 
+_RANK = 8
+"""No instance has more axes, whatever a rule asks for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A graph on which a rule applies, and where it does. The inputs in `positive` are those of roots, divisors, …"""
@@ -147,7 +151,8 @@ def _asked(rule: Rule) -> _Asked:
         if isinstance(e, t.Binary) and e.op in ("==", "in", "<=", ">="):
             for name, other in ((e.left, e.right), (e.right, e.left)):
                 if isinstance(name, t.Attribute) and isinstance(name.value, t.Name) and name.name.text == "rank":
-                    ranks.update((name.value.text, rank) for rank in _proposed(evaluator, "==", other))
+                    proposed = [r for r in _proposed(evaluator, "==", other) if isinstance(r, int) and r <= _RANK]
+                    ranks.update((name.value.text, rank) for rank in proposed)
                 if isinstance(name, t.Name):
                     values.setdefault(name.text, []).extend(_proposed(evaluator, e.op, other))
     return _Asked(
