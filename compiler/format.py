@@ -68,6 +68,10 @@ _TIGHT_RULES = frozenset(
 )
 
 
+_SINGLE = frozenset({"parens", "comprehension", "freeze", "rename_place", "contract"})
+"""Rules whose brackets hold one thing, after which no comma may stand."""
+
+
 class _Formatter:
     def __init__(self, text: str) -> None:
         tree = grammar(keep_all_tokens=True).parse(text, start="file")
@@ -171,7 +175,7 @@ class _Formatter:
         parts = [self._doc(c, bare=bare and i == 0) for i, c in enumerate(head)]
         if rule == "applied":
             parts.append(Text(text=" "))
-        parts.append(self._list(rest, comma=rule not in ("parens", "comprehension", "freeze", "rename_place", "contract")))
+        parts.append(self._list(rest, comma=rule not in _SINGLE))
         self._tight = tight
         return Concat(parts=parts)
 

@@ -18,8 +18,8 @@ def merge_siblings(graph: Graph) -> Graph:
     """The graph where linear layers, or convolutions, that read one value and differ in their weights alone are one,
     whose output is split. Any number of them: queries, keys and values; the branches of an Inception block.
 
-    Where each is followed by the same activation, that is applied once, before the split: an activation is what backends
-    compute together with a product.
+    Where each is followed by the same activation, that is applied once, before the split: an activation is what
+    backends compute together with a product.
 
     Weights are joined by a `concat`, which `fold_constants` computes; until then they stay what they are, so that
     training goes on as before.
