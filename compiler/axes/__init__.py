@@ -2,5 +2,21 @@
 
 from .analysis import Analysis, AxisClass, Place, Reason, analyse
 from .select import Selected, Selection
+from .table import data, table
+from .why import axis, explain_axis, why, why_fixed
 
-__all__ = ["Analysis", "AxisClass", "Place", "Reason", "Selected", "Selection", "analyse"]
+__all__ = [
+    "Analysis",
+    "AxisClass",
+    "Place",
+    "Reason",
+    "Selected",
+    "Selection",
+    "analyse",
+    "axis",
+    "data",
+    "explain_axis",
+    "table",
+    "why",
+    "why_fixed",
+]

@@ -41,12 +41,13 @@ class Place(NamedTuple):
 
 class Reason(NamedTuple):
     """Why a class is fixed, in order, or in the statistics of a normalisation: what a node says of one of its labels.
-    `node` is empty where the reason lies in no node: the interface of the model, a symbolic size."""
+    `node` is empty where the reason lies in no node: `end` is then the input or output of the model, if that is it."""
 
     kind: Kind
     node: str
     label: str
     text: str
+    end: tuple[Ref, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +164,8 @@ class Analysis:
         found: dict[Dimension, None] = {}
         for dimension in dims:
             found.update(dict.fromkeys(self.structure.atoms(dimension)))
-        return {atom: number for number, atom in enumerate(found, 1)}
+        ordered = sorted(found, key=lambda atom: self.structure.size(atom) == 1)
+        return {atom: number for number, atom in enumerate(ordered, 1)}
 
 
 def analyse(graph: Graph, *, interface: Collection[str] | None = None) -> Analysis:
@@ -254,8 +256,9 @@ class _Analyser:
         ends += [("output", name, ref) for name, ref in self.graph.outputs.items()]
         for kind, name, ref in ends:
             if self.interface is None or name in self.interface:
-                reason = Reason("fixed", "", "", f"it is an axis of the {kind} {name}")
-                self.marks += [(dimension, reason) for dimension in self.axes[ref]]
+                text = f"it is an axis of the {kind} {name}"
+                marks = [(d, Reason("fixed", "", "", text, (ref, axis))) for axis, d in enumerate(self.axes[ref])]
+                self.marks += marks
 
 
 def _classes(found: Analysis) -> Iterator[AxisClass]:

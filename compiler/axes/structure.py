@@ -58,7 +58,7 @@ class Structure:
         """The row-major product."""
         kept = tuple(f for f in map(self.find, factors) if self._sizes[f] != 1)
         if len(kept) < 2:
-            return kept[0] if kept else self.atom(1)
+            return (*kept, *factors)[0] if factors else self.atom(1)
         if kept not in self._products:
             self._products[kept] = self._new(volume(self._sizes[f] for f in kept), Form("product", kept))
         return self._products[kept]

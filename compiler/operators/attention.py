@@ -118,7 +118,7 @@ class ScaledDotProductAttention(Operator):
         groups += [aligned(mask.shape, target, ["n", heads, "t", "s"]) for mask in given(inputs[3:])]
         ordered = frozenset("ts" if self.is_causal else "")
         mixed = frozenset("sd" if self.scale is None else "s")
-        units = {"h": "head"} if heads == "h" else {"k": "key head", "g": "query head of each key head"}
+        units = {"h": "head"} if heads == "h" else {"k": "key head", "g": "query head"}
         return Axes(pattern(groups, ["n", heads, "t", "e"]), ordered=ordered, mixed=mixed, units=units)
 
     def expand(self, emit: Emit[V], *inputs: V | None) -> V:
