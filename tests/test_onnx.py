@@ -498,3 +498,18 @@ def test_a_users_function_is_refused_with_the_reason():
     node = b.edit.add("mine", Extern("swish", (TensorType(DType.F32, (2,)),)), x)
     with pytest.raises(NetcError, match="ONNX files hold no code"):
         model(b.done(node.value))
+
+
+def test_slices_along_several_axes_are_one():
+    b = Builder()
+    x = b.input("x", "f32[N, 3, 8, 9]")
+    cut = x
+    for dim, (start, stop, step) in {1: (0, 2, 1), 2: (1, 7, 2), 3: (2, 9, 3)}.items():
+        cut = b("slice", cut, dim=dim, start=start, stop=stop, step=step)
+    twice = b("slice", cut, dim=2, start=1, stop=3, step=1)
+    graph = b.done(twice)
+    made = model(graph)
+    assert [n.op_type for n in made.graph.node] == ["Slice", "Slice"], "one axis twice is not one slice"
+    array = np.random.default_rng(0).normal(size=(2, 3, 8, 9)).astype("float32")
+    (found,) = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"x": array})
+    np.testing.assert_array_equal(found, array[:, 0:2, 1:7:2, 2:9:3][:, :, 1:3])

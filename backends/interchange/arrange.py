@@ -43,6 +43,39 @@ def exchange_once(nodes: list[onnx.NodeProto], outputs: Collection[str]) -> None
     nodes[:] = [node for node in nodes if node.op_type != "Transpose" or node.output[0] in read]
 
 
+_SLICE = ("starts", "ends", "axes", "steps")
+
+
+def cut_once(nodes: list[onnx.NodeProto], initializers: dict[str, onnx.TensorProto], outputs: Collection[str]) -> None:
+    """Make, in place, one Slice of two in a row along different axes."""
+    readers = Counter(name for node in nodes for name in node.input)
+    readers.update(list(outputs))
+    made: dict[str, onnx.NodeProto] = {}
+    gone: set[str] = set()
+    for node in nodes:
+        whole = node.op_type == "Slice" and len(node.input) == len(_SLICE) + 1
+        if not whole or any(name not in initializers for name in node.input[1:]):
+            continue
+        made[node.output[0]] = node
+        before = made.get(node.input[0])
+        if before is None or readers[node.input[0]] > 1:
+            continue
+        arrays = [[numpy_helper.to_array(initializers[name]) for name in n.input[1:]] for n in (before, node)]
+        if set(arrays[0][2].tolist()) & set(arrays[1][2].tolist()):
+            continue
+        readers.subtract([*before.input[1:], *node.input[1:]])
+        gone.add(node.input[0])
+        joined = [numpy.concatenate(pair) for pair in zip(*arrays, strict=True)]
+        names = [f"{node.output[0]}.{what}" for what in _SLICE]
+        made_anew = zip(names, joined, strict=True)
+        initializers.update((name, numpy_helper.from_array(array, name)) for name, array in made_anew)
+        readers.update(names)
+        node.input[:] = [before.input[0], *names]
+    nodes[:] = [node for node in nodes if node.output[0] not in gone]
+    for name in [name for name in initializers if name in readers and not readers[name]]:
+        del initializers[name]
+
+
 def _perm(node: onnx.NodeProto) -> list[int]:
     return list(node.attribute[0].ints)
 

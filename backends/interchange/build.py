@@ -14,7 +14,7 @@ from ...compiler.graph import Graph, Input, Node, Parameter, ParameterRef, Ref, 
 from ...compiler.types import Dim, DType, Expression, Quotient, TensorType, symbols
 from ...compiler.weights import value
 from ..rules import Rules
-from .arrange import arrange, exchange_once
+from .arrange import arrange, cut_once, exchange_once
 
 OPSET = 21
 """ONNX 1.16 (2024): widely implemented, and the first opset whose GroupNormalization takes a scale for each channel.
@@ -216,6 +216,7 @@ class Build:
                 self.path = f"output/{name}"
                 self.nodes.append(helper.make_node("Identity", [self._name(ref)], [name], self._fresh(self.path)))
         exchange_once(self.nodes, self.graph.outputs)
+        cut_once(self.nodes, self.initializers, self.graph.outputs)
         arrange(self.nodes, self.initializers, self.graph.outputs)
 
     def _node(self, node: Node) -> None:
