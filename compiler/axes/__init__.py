@@ -1,6 +1,6 @@
 """Which axes of a graph are one dimension, and what may be done to it."""
 
-from .analysis import Analysis, AxisClass, Place, Reason, analyse
+from .analysis import Analysis, AxisClass, Place, Reason, Use, analyse
 from .select import Selected, Selection
 from .table import data, table
 from .why import axis, explain_axis, why, why_fixed
@@ -12,6 +12,7 @@ __all__ = [
     "Reason",
     "Selected",
     "Selection",
+    "Use",
     "analyse",
     "axis",
     "data",

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from ..graph import Graph, Node, ParameterRef, Ref, Value
 from ..operators.operator import Axes
 from ..types import Dim, Expression
-from .pattern import Axis, Parts, build, read, solve
+from .pattern import Axis, Parts, build, labels, read, solve
 from .structure import Dimension, Structure
 
 Kind = Literal["fixed", "ordered", "mixed"]
@@ -46,6 +46,7 @@ class Reason(NamedTuple):
     kind: Kind
     node: str
     label: str
+    """Empty where a node sees all of it in a way that others do not."""
     text: str
     end: tuple[Ref, int] | None = None
 
@@ -93,8 +94,21 @@ class Labels:
     """How a node sees its axes."""
 
     axes: Axes
-    sizes: Mapping[str, Dim]
     dimensions: Mapping[str, Dimension]
+
+
+class Use(NamedTuple):
+    """A label of a node that has a class: the inputs and outputs in whose axes it is, by position."""
+
+    node: str
+    label: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def reduced(self) -> bool:
+        """The node sums, or averages, over it: a unit that is there twice counts twice in a sum."""
+        return bool(self.inputs) and not self.outputs
 
 
 @dataclass(frozen=True)
@@ -136,6 +150,25 @@ class Analysis:
         """The classes that two axes have in common."""
         there = {c.number for c, _ in self.of(*b)}
         return tuple(dict.fromkeys(c for c, _ in self.of(*a) if c.number in there))
+
+    def uses(self, own: AxisClass) -> list[Use]:
+        """Every label of a node that has a class, in the order of the nodes."""
+        return self._uses.get(own.number, [])
+
+    @cached_property
+    def _uses(self) -> dict[int, list[Use]]:
+        found: dict[int, list[Use]] = {}
+        for node in self.graph.nodes.values():
+            pattern = read(self.labels[node.path].axes.pattern)
+            present = [i for i, ref in enumerate(node.inputs) if ref is not None]
+            given = [{n for axis in group for n in labels(axis)} for group in pattern.inputs]
+            made = [{n for axis in group for n in labels(axis)} for group in pattern.outputs]
+            for label, dimension in self.labels[node.path].dimensions.items():
+                inputs = tuple(i for i, names in zip(present, given, strict=True) if label in names)
+                use = Use(node.path, label, inputs, tuple(i for i, names in enumerate(made) if label in names))
+                for atom in self.structure.atoms(dimension):
+                    found.setdefault(self.atoms[atom], []).append(use)
+        return found
 
     @cached_property
     def every_class(self) -> tuple[AxisClass, ...]:
@@ -192,12 +225,10 @@ class _Analyser:
         for node in self.graph.nodes.values():
             self._node(node)
         self._interface()
-        for dimensions in self.structure.conflicts:
-            text = "one operator sees it in parts that another cannot tell apart"
-            self.marks += [(d, Reason("fixed", "", "", text)) for d in dimensions]
         return Analysis(self.graph, self.structure, self.axes, self.labels, self.marks)
 
     def _node(self, node: Node) -> None:
+        known = len(self.structure.conflicts)
         axes = node.op.axes(*self.graph.input_types(node))
         pattern = read(axes.pattern)
         inputs = [i for i in node.inputs if i is not None]
@@ -220,8 +251,11 @@ class _Analyser:
         for value, group, kind in zip(node.values, pattern.outputs, node.types, strict=True):
             places = zip(group, kind.shape, strict=True)
             self.axes[value] = [self._made(axis, size, names, sizes) for axis, size in places]
-        self.labels[node.path] = Labels(axes, sizes, names)
+        self.labels[node.path] = Labels(axes, names)
         self._mark(node, axes, names)
+        for dimensions in self.structure.conflicts[known:]:
+            text = f"{node.op.name} takes it apart in another way than others do"
+            self.marks += [(d, Reason("fixed", node.path, "", text)) for d in dimensions]
 
     def _made(self, axis: Axis, size: Dim, names: dict[str, Dimension], sizes: Mapping[str, Dim]) -> Dimension:
         """The dimension of an output's axis."""
@@ -303,9 +337,9 @@ def _reasons(found: Analysis) -> tuple[dict[Dimension, list[Reason]], dict[Dimen
 def _units(found: Analysis) -> dict[Dimension, str]:
     """What operators call an index of an atom, the first that has a name for it."""
     names: dict[Dimension, str] = {}
-    for labels in found.labels.values():
-        for label, name in labels.axes.units.items():
-            dimension = labels.dimensions[label]
+    for own in found.labels.values():
+        for label, name in own.axes.units.items():
+            dimension = own.dimensions[label]
             for atom in found.structure.atoms(dimension):
                 names.setdefault(atom, name)
     return names

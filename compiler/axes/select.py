@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..graph import Graph, Node, Parameter, ParameterData, ParameterRef
-from ..types import Dim, TensorType
+from ..types import Dim, TensorType, volume
 from .analysis import Analysis, AxisClass
 from .structure import Dimension
 
@@ -53,8 +53,9 @@ class Selection:
         atoms = list(analysis.atoms)
         for chosen, indices in units.items():
             index = numpy.asarray(indices, numpy.int64)
-            if chosen.fixed or not isinstance(chosen.size, int):
-                raise ValueError(f"class {chosen.number} is fixed: {chosen.fixed[0].text}")
+            if not chosen.cuttable or not isinstance(chosen.size, int):
+                text = chosen.fixed[0].text if chosen.fixed else "its size is 1"
+                raise ValueError(f"class {chosen.number} is fixed: {text}")
             if not index.size or index.min() < 0 or index.max() >= chosen.size:
                 raise ValueError(f"class {chosen.number} has the units 0 to {chosen.size - 1}, not {indices}")
             self._chosen[atoms[chosen.number - 1]] = index
@@ -73,15 +74,16 @@ class Selection:
         if not self._touches(dimension):
             return structure.size(dimension)
         if dimension not in self._sizes:
-            form = structure.form(dimension)
-            if form is None:
-                self._sizes[dimension] = len(self._chosen[dimension])
-            else:
-                total: Dim = 0 if form.kind == "sum" else 1
-                for part in form.parts:
-                    total = total + self.size(part) if form.kind == "sum" else total * self.size(part)
-                self._sizes[dimension] = total
+            self._sizes[dimension] = sum(map(self._width, structure.segments(dimension)), 0)
         return self._sizes[dimension]
+
+    def _width(self, part: Dimension) -> Dim:
+        """The new size of an atom or product."""
+        if not self._touches(part):
+            return self._analysis.structure.size(part)
+        if part in self._chosen:
+            return len(self._chosen[part])
+        return volume(map(self.size, self._analysis.structure.factors(part)))
 
     def _touches(self, dimension: Dimension) -> bool:
         if dimension not in self._changed:
@@ -92,21 +94,27 @@ class Selection:
         import numpy
 
         structure = self._analysis.structure
-        dimension = structure.find(dimension)
-        form = structure.form(dimension)
-        if form is None or not self._touches(dimension):
-            size = structure.size(dimension)
+        found: list[Array] = []
+        before = 0
+        for part in structure.segments(dimension):
+            size = structure.size(part)
             assert isinstance(size, int), "axes of parameters have sizes in numbers"
-            return self._chosen[dimension] if dimension in self._chosen else numpy.arange(size)
-        found = self._index(form.parts[0])
-        before = structure.size(form.parts[0])
-        for part in form.parts[1:]:
-            own, size = self._index(part), structure.size(part)
-            if form.kind == "sum":
-                found = numpy.concatenate([found, own + before])
-                before = before + size
-            else:
-                found = (found[:, None] * size + own).reshape(-1)
+            found.append(self._part(part, size) + before)
+            before += size
+        return numpy.concatenate(found)
+
+    def _part(self, part: Dimension, size: int) -> Array:
+        """The indices of an atom or product of this size."""
+        import numpy
+
+        if not self._touches(part):
+            return numpy.arange(size)
+        if part in self._chosen:
+            return self._chosen[part]
+        found: Array = numpy.zeros(1, numpy.int64)
+        for factor in self._analysis.structure.factors(part):
+            inner = cast(int, self._analysis.structure.size(factor))
+            found = (found[:, None] * inner + self._index(factor)).reshape(-1)
         return found
 
     def graph(self) -> Graph:
