@@ -7,6 +7,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+import netc
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,6 +33,7 @@ from netc.compiler.diagnostic import NetcError
 from netc.compiler.graph import Graph, ParameterRef, Ref, Value, verify
 from netc.compiler.measure import measure
 from netc.compiler.operators.operator import SAMPLES, Sample
+from netc.compiler.passes.expand import expand
 from netc.compiler.probe import bound, inputs, probed
 from netc.compiler.types import symbol
 from netc.compiler.weights import InMemory, value
@@ -478,7 +480,7 @@ def test_normalised_parts_are_averaged_together() -> None:
     a = analyse(b.done(linear(b, y, "c", 2)))
     first, second = free(a)
     assert (first.mixed_with, second.mixed_with) == ((second.number,), (first.number,))
-    assert [r.text for r in first.mixed] == ["layer_norm averages over it"]
+    assert [r.text for r in first.mixed] == ["layer_norm takes statistics over it"]
 
 
 def test_what_cannot_be_kept_apart_is_fixed() -> None:
@@ -606,6 +608,21 @@ def test_cutting_all_classes_of_a_model_leaves_a_model(path: Path, name: str) ->
         assert {n: v.types for n, v in after.inputs.items()} == {n: v.types for n, v in a.graph.inputs.items()}
         assert [after.type(r) for r in after.outputs.values()] == [a.graph.type(r) for r in a.graph.outputs.values()]
     runs(after)
+
+
+@pytest.mark.parametrize("way", ["expand", "optimise"])
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [p for p in MODELS if p.values[1] in {"swin_tiny", "llama_micro", "lstm_tagger", "resnext50_32x4d"}],
+)
+def test_simpler_operators_say_the_same(path: Path, name: str, way: str) -> None:
+    """Attention as products, norms as arithmetic, recurrence unrolled; and what optimising leaves."""
+    graph = small(path, name)
+    after = expand(bound(graph)) if way == "expand" else netc.Model(name, graph).optimised(2).graph
+    a = analyse(probed(after))
+    assert sorted(str(c.size) for c in free(a)) == sorted(str(c.size) for c in free(analyse(graph)))
+    same(a.graph, permuted(a))
+    verify(cut(a))
 
 
 def test_permuting_one_place_less_changes_the_function() -> None:

@@ -63,8 +63,8 @@ class AxisClass:
     unit: str
     """What one index is: `channel`, `head of 64`, `group of 4`, …"""
     mixed_with: tuple[int, ...] = ()
-    """Numbers of the classes that normalisations average over together with this one: repeating one of them alone
-    weighs it differently."""
+    """Numbers of the classes that statistics are taken over together with this one: repeating one of them alone gives
+    it more weight."""
 
     @property
     def fixed(self) -> tuple[Reason, ...]:
@@ -76,7 +76,7 @@ class AxisClass:
 
     @property
     def mixed(self) -> tuple[Reason, ...]:
-        """Why cutting changes what the remaining units compute: averages run over all of them."""
+        """Why cutting changes what the remaining units compute: statistics are taken over all of them."""
         return tuple(r for r in self.reasons if r.kind == "mixed")
 
     @property
@@ -159,8 +159,8 @@ class Analysis:
     def _uses(self) -> dict[int, list[Use]]:
         found: dict[int, list[Use]] = {}
         for node in self.graph.nodes.values():
-            pattern = read(self.labels[node.path].axes.pattern)
             present = [i for i, ref in enumerate(node.inputs) if ref is not None]
+            pattern = read(self.labels[node.path].axes.pattern, len(present))
             given = [{n for axis in group for n in labels(axis)} for group in pattern.inputs]
             made = [{n for axis in group for n in labels(axis)} for group in pattern.outputs]
             for label, dimension in self.labels[node.path].dimensions.items():
@@ -230,8 +230,8 @@ class _Analyser:
     def _node(self, node: Node) -> None:
         known = len(self.structure.conflicts)
         axes = node.op.axes(*self.graph.input_types(node))
-        pattern = read(axes.pattern)
         inputs = [i for i in node.inputs if i is not None]
+        pattern = read(axes.pattern, len(inputs))
         types = [*(self.graph.type(i) for i in inputs), *node.types]
         groups = (*pattern.inputs, *pattern.outputs)
         sizes: Mapping[str, Dim] = {}
@@ -282,7 +282,7 @@ class _Analyser:
             text = f"{node.op.name} reads it in order"
             self.marks.append((names[label], Reason("ordered", node.path, label, text)))
         for label in axes.mixed:
-            text = f"{node.op.name} averages over it"
+            text = f"{node.op.name} takes statistics over it"
             self.marks.append((names[label], Reason("mixed", node.path, label, text)))
 
     def _interface(self) -> None:

@@ -33,12 +33,10 @@ class Pattern(NamedTuple):
 
 
 @lru_cache(maxsize=65_536)
-def read(text: str) -> Pattern:
-    """The pattern that a text stands for."""
+def read(text: str, inputs: int) -> Pattern:
+    """The pattern that a text stands for, of an operator with so many inputs: nothing may be none, or a number."""
     left, right = text.split("->")
-    inputs = _groups(left) if left.strip() else ()
-    outputs = _groups(right)
-    return Pattern(inputs, outputs, "(" not in text)
+    return Pattern(_groups(left)[:inputs], _groups(right), "(" not in text)
 
 
 def _groups(text: str) -> Groups:

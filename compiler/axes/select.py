@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from ..graph import Graph, Node, Parameter, ParameterData, ParameterRef
+from ..graph import Graph, Node, Parameter, ParameterRef
 from ..types import Dim, TensorType, volume
 from .analysis import Analysis, AxisClass
 from .structure import Dimension
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Selected:
-    """Parameter data of which some indices are read along each axis (None: all of them)."""
+    """The data of a parameter of which some indices are read along each axis (None: all of them)."""
 
-    data: ParameterData
+    source: Parameter
     indices: tuple[Array | None, ...]
 
     def load(self) -> Array:
         import numpy
 
-        array = self.data.load()
+        assert self.source.data is not None
+        array = self.source.data.load()
         for axis, index in enumerate(self.indices):
             if index is not None:
                 array = array.take(index, axis)
@@ -134,7 +135,7 @@ class Selection:
         if all(i is None for i in indices):
             return parameter
         kind = TensorType(parameter.type.dtype, tuple(map(self.size, axes)))
-        return replace(parameter, type=kind, data=parameter.data and Selected(parameter.data, indices))
+        return replace(parameter, type=kind, data=parameter.data and Selected(parameter, indices))
 
     def _node(self, node: Node) -> Node:
         labels = self._analysis.labels[node.path]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from ..axes.select import Selected
 from ..graph import Graph, Node, Parameter, ParameterRef, Ref, Value
 from ..operators.arithmetic import Cast
 from ..operators.operator import Operator
@@ -90,6 +91,10 @@ def _parameter(
         if key not in computations:
             computations[key] = Computation(widen(data.computation.graph, narrow=wider is _NARROW))
         return replace(parameter, type=type_, data=Computed(computations[key], data.index))
+    if isinstance(data, Selected):
+        return replace(
+            parameter, type=type_, data=replace(data, source=_parameter(data.source, seed, computations, wider))
+        )
     return parameter if type_ == parameter.type else replace(parameter, type=type_, data=_Widened(parameter, seed))
 
 
