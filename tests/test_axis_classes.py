@@ -565,6 +565,29 @@ def test_classes_cover_every_axis_of_a_parameter_once(path: Path, name: str) -> 
                 _check_cover(a, dimension, [p for _, p in places])
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [p for p in MODELS if p.values[1] in {"densenet121", "llama_micro", "parnet_s", "swin_tiny", "vgg16"}],
+)
+def test_places_say_where_each_unit_is(path: Path, name: str) -> None:
+    a = reduced(path, name)
+    for own in a.classes:
+        if own.cuttable:
+            assert isinstance(own.size, int)
+            turned = Selection(a, {own: np.roll(np.arange(own.size), 1)})
+            for place in own.places:
+                index = turned.index(a.dimension(place.ref, place.axis))
+                assert index is not None
+                size = a.graph.type(place.ref).shape[place.axis]
+                assert isinstance(size, int)
+                assert isinstance(place.step, int)
+                here = place._replace(size=1)
+                for unit in range(own.size):
+                    before = indices(here._replace(offset=place.offset + (unit - 1) % own.size * place.step))
+                    after = indices(here._replace(offset=place.offset + unit * place.step))
+                    np.testing.assert_array_equal(index[after], before)
+
+
 def _check_cover(a: Analysis, dimension: int, places: list[Place]) -> None:
     """Of parts that follow each other, each element is in one, once for each factor of its product."""
     size = a.structure.size(dimension)

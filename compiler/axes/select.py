@@ -121,8 +121,8 @@ class Selection:
     def graph(self) -> Graph:
         """The graph with these units only: parameters read through the selection, operators that hold sizes adapted.
 
-        A parameter without data keeps its initialiser. What the model computes is the same if all classes were
-        permuted; the types of values that are not touched stay.
+        A parameter without data keeps its initialiser. What the model computes stays if classes are only permuted.
+        `verify` says where an operator refuses a size, which few do (the variance of a single number).
         """
         old = self._analysis.graph
         parameters = {path: self._parameter(p) for path, p in old.parameters.items()}
