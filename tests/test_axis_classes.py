@@ -21,6 +21,7 @@ from netc.compiler.axes import (
     axis,
     data,
     explain_axis,
+    sums,
     table,
     why,
     why_fixed,
@@ -316,6 +317,7 @@ def test_depthwise_channels_are_groups_of_one() -> None:
     x = conv(b, b.input("x", "f32[2, 3, 4, 4]"), "a", 6)
     a = analyse(b.done(conv(b, conv(b, x, "dw", 6, 3, groups=6), "b", 2)))
     assert sizes(a) == [(6, "channel")]
+    assert [(u.node, u.label) for u in a.uses(free(a)[0])] == [("a", "o"), ("dw", "g"), ("b", "i")]
     after = cut(a)
     verify(after)
     assert after.nodes["dw"].op.groups == after.parameters["a.weight"].type.shape[0]  # type: ignore[attr-defined]
@@ -557,6 +559,7 @@ def test_classes_cover_every_axis_of_a_parameter_once(path: Path, name: str) -> 
     assert free(a) or name == "perceptron"
     for place in (p for conflict in a.structure.conflicts for p in conflict):
         assert all(a.class_of(atom).fixed for atom in a.structure.atoms(place))
+    assert all(a.uses(own) for own in a.classes)
     for ref, axes in a.axes.items():
         for number, dimension in enumerate(axes):
             places = list(a.places_in(ref, number))
@@ -669,6 +672,35 @@ def test_permuting_and_cutting_random_graphs(graph: Graph) -> None:
     after = cut(a, least=2)
     verify(after)
     runs(after)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [p for p in MODELS if p.values[1] in {"densenet121", "llama_micro", "mobilenet_v2", "unet", "resnext50_32x4d"}],
+)
+def test_repeated_units_share_what_is_summed(path: Path, name: str) -> None:
+    """Each class twice, and the weights halved that are summed over it: the same function."""
+    before = reduced(path, name)
+    for own in free(before)[:8]:
+        halved: dict[str, np.ndarray] = {}
+        for use, places in sums(before, own):
+            weights = [p for p in places if isinstance(p.ref, ParameterRef)]
+            assert weights or before.graph.nodes[use.node].op.name == "mean"
+            for place in weights:
+                assert isinstance(place.ref, ParameterRef)
+                parameter = place.ref.parameter
+                whole = halved.setdefault(parameter, value(before.graph.parameters[parameter]).copy())
+                whole[(slice(None),) * place.axis + (indices(place),)] /= 2
+        a = analyse(
+            before.graph.with_parameters(
+                [replace(before.graph.parameters[p], data=InMemory(w)) for p, w in halved.items()]
+            )
+        )
+        same_class = a.classes[before.classes.index(own)]
+        assert isinstance(same_class.size, int)
+        wide = Selection(a, {same_class: [*range(same_class.size)] * 2}).graph()
+        verify(wide)
+        same(before.graph, wide)
 
 
 def test_dead_units_are_cut_without_a_change() -> None:

@@ -3,7 +3,7 @@
 from .analysis import Analysis, AxisClass, Place, Reason, Use, analyse
 from .select import Selected, Selection
 from .table import data, table
-from .why import axis, explain_axis, why, why_fixed
+from .why import axis, explain_axis, seen, sums, why, why_fixed
 
 __all__ = [
     "Analysis",
@@ -17,6 +17,8 @@ __all__ = [
     "axis",
     "data",
     "explain_axis",
+    "seen",
+    "sums",
     "table",
     "why",
     "why_fixed",

@@ -167,7 +167,8 @@ class Analysis:
                 inputs = tuple(i for i, names in zip(present, given, strict=True) if label in names)
                 use = Use(node.path, label, inputs, tuple(i for i, names in enumerate(made) if label in names))
                 for atom in self.structure.atoms(dimension):
-                    found.setdefault(self.atoms[atom], []).append(use)
+                    if atom in self.atoms:  # a factor of size 1 need be in no axis
+                        found.setdefault(self.atoms[atom], []).append(use)
         return found
 
     @cached_property
@@ -180,6 +181,14 @@ class Analysis:
     def classes(self) -> tuple[AxisClass, ...]:
         """The classes that occur in parameters and have more than one unit."""
         return tuple(c for c in self.every_class if c.places and c.size != 1)
+
+    def atom(self, own: AxisClass) -> Dimension:
+        """The dimension that stands for a class."""
+        return self._order[own.number - 1]
+
+    @cached_property
+    def _order(self) -> list[Dimension]:
+        return list(self.atoms)
 
     def class_of(self, atom: Dimension) -> AxisClass:
         return self._by_atom[self.structure.find(atom)]
@@ -311,7 +320,7 @@ def _classes(found: Analysis) -> Iterator[AxisClass]:
         if isinstance(size, Expression):
             own.insert(0, Reason("fixed", "", "", f"its size is {size}, which is known when the model runs"))
         where = places.get(atom, [])
-        beside = tuple(sorted(found.atoms[a] for a in together.get(atom, ()) if a != atom))
+        beside = tuple(sorted(found.atoms[a] for a in together.get(atom, ()) if a != atom and a in found.atoms))
         unit = _unit(units.get(atom), where)
         yield AxisClass(number, size, tuple(where), tuple(dict.fromkeys(own)), unit, beside)
 

@@ -51,7 +51,6 @@ class Selection:
 
         self._analysis = analysis
         self._chosen: dict[Dimension, Array] = {}
-        atoms = list(analysis.atoms)
         for chosen, indices in units.items():
             index = numpy.asarray(indices, numpy.int64)
             if not chosen.cuttable or not isinstance(chosen.size, int):
@@ -59,7 +58,7 @@ class Selection:
                 raise ValueError(f"class {chosen.number} is fixed: {text}")
             if not index.size or index.min() < 0 or index.max() >= chosen.size:
                 raise ValueError(f"class {chosen.number} has the units 0 to {chosen.size - 1}, not {indices}")
-            self._chosen[atoms[chosen.number - 1]] = index
+            self._chosen[analysis.atom(chosen)] = index
         self._sizes: dict[Dimension, Dim] = {}
         self._changed: dict[Dimension, bool] = {}
 
