@@ -213,7 +213,7 @@ class Program:
 
     def _compute(self, pending: Pending, name: str) -> Any:
         declaration = pending.declaration
-        if isinstance(declaration, (t.Rewrite, t.Pipeline)) and declaration.name.text in library():
+        if isinstance(declaration, (t.Rewrite, t.Pipeline)) and declaration.name.text in (*PASSES, *rule_sets()):
             message = f"{declaration.name.text} is a pass of the compiler"
             label = Label(declaration.name.span)
             raise NetcError([Diagnostic("duplicate-name", message, (label,), fix="give it another name")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from . import tree as t
 from .pipeline import Failure
 from .rewrite.apply import Rewriter
@@ -25,7 +27,7 @@ def reproducer(failure: Failure) -> str:
     return "\n".join(lines)
 
 
-def _texts(rules: tuple[Rule, ...] | list[Rule]) -> list[str]:
+def _texts(rules: Sequence[Rule]) -> list[str]:
     """The rules, after the functions and values of their files that they may use."""
     found: list[str] = []
     for rule in rules:

@@ -151,7 +151,7 @@ def test_without_its_condition_on_borders_the_rule_is_refused() -> None:
     text = (ROOT / "compiler/rewrites/merge.net").read_text()
     condition = "    where absent(b1) or every(p2, [0, 0])\n"
     assert text.count(condition) == 2
-    wrong = netc.loads(Source("wrong.net", text.replace(condition, "")))
+    wrong = netc.loads(Source("wrong.net", text.replace(condition, "")))  # its rules hide the compiler's
     with pytest.raises(NetcError, match="counter-example") as caught:
         wrong.steps("merge_pointwise_before")
     assert caught.value.diagnostics[0].code == "wrong-rule"
