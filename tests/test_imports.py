@@ -71,7 +71,7 @@ BUILDS_ON = {
     "grammar": "",
     "specs": "",
     "backends": "passes diagnostic weights target",
-    "netc": "expectation reference format feed specs backends compare dot report explain bisect reproduce measure",
+    "netc": "axes expectation reference format feed specs backends compare dot report explain bisect reproduce measure",
 }
 
 HEAVY = frozenset({"torch", "tvm", "onnx", "onnxruntime", "transformers"})

@@ -151,14 +151,20 @@ def _stage(text: str, level: int | None, passes: str | None, allow: Path | None)
 
 @app.command()
 def explain(
-    subject: Annotated[str, typer.Argument(metavar="PASS|NODE", help="A pass or rule, or a node of the model.")],
-    at: Annotated[str | None, typer.Argument(help="A node, to be told why the rule applies there or not.")] = None,
+    subject: Annotated[
+        str, typer.Argument(metavar="PASS|NODE|axis", help="A pass or rule, a node of the model, or the word `axis`.")
+    ],
+    at: Annotated[
+        str | None, typer.Argument(help="A node where a rule may apply; or an axis, such as conv1.weight[0].")
+    ] = None,
+    other: Annotated[str | None, typer.Argument(help="Another axis, to be told what ties the two.")] = None,
     of: Annotated[str | None, typer.Option(metavar="FILE[:MODEL]", help="The model that is asked about.")] = None,
     level: LevelOption = None,
     passes: PassesOption = None,
     allow: AllowOption = None,
 ) -> None:
-    """Explain a pass; why a rule applies at a node or not; or where a node comes from and what became of it."""
+    """Explain a pass; why a rule applies at a node or not; where a node comes from and what became of it; or of what
+    dimensions an axis consists, what ties it to others, and why it is fixed."""
     from .compiler.explain import explain_node, explain_pass, explain_rule
     from .compiler.library import library
 
@@ -175,7 +181,13 @@ def explain(
             print(_explained(program, subject))
             return
         program, made = chosen(of, (), allow)
-        if at is not None:
+        if subject == "axis":
+            from .compiler.axes import analyse, explain_axis
+
+            if at is None:
+                raise usage("say which axis: netc explain axis conv1.weight[0] --of FILE:MODEL")
+            print(explain_axis(analyse(traced(program, made, level, passes).final), at, other))
+        elif at is not None:
             rule = program.rule(subject)
             trace = traced(
                 program, made, level, passes or ("strip_phase" if rule.phase == "infer" and level is None else None)
@@ -194,6 +206,24 @@ def _explained(program: Program, name: str) -> str:
     if name in program.pipelines():
         return f"{name} = {program.described(name)}"
     return explain_pass(program.find_pass(name))
+
+
+@app.command()
+def axes(
+    model: ModelArgument,
+    everything: Annotated[bool, typer.Option("--all", help="Fixed dimensions one by one, too.")] = False,
+    level: LevelOption = None,
+    passes: PassesOption = None,
+    form: FormatOption = Format.text,
+    allow: AllowOption = None,
+) -> None:
+    """List the dimensions of a model: which axes are one, what may be cut, permuted or scaled, and in which units."""
+    from .compiler.axes import analyse, data, table
+
+    with reporting(form):
+        program, made = chosen(model, (), allow)
+        found = analyse(traced(program, made, level, passes).final)
+        print(json.dumps(data(found), indent=2) if form == Format.json else table(found, everything=everything))
 
 
 @app.command()
