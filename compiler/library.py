@@ -36,6 +36,9 @@ LEVELS: dict[int, tuple[str, ...]] = {
 }  # fmt: skip
 """What `-O0` to `-O3` run, in order. Rule sets run until none of their rules applies."""
 
+_OPTIONS: dict[int, dict[str, dict[str, Any]]] = {2: {"merge_siblings": {"convolutions": False}}}
+"""Options that a level gives to its passes."""
+
 
 def level_steps(level: int, seed: int = 0) -> tuple[Step, ...]:
     """The steps of a level. `seed` is for the passes that draw numbers: the parameters without weights.
@@ -45,8 +48,12 @@ def level_steps(level: int, seed: int = 0) -> tuple[Step, ...]:
     """
     if level not in LEVELS:
         raise NetcError([Diagnostic("unknown-level", f"there is no level {level}", fix="0, 1, 2 or 3")])
-    found = [library()[name] for name in LEVELS[level]]
-    return tuple(Step(p, {"seed": seed} if seed and "seed" in p.options.model_fields else {}) for p in found)
+    given = _OPTIONS.get(level, {})
+    return tuple(_step(library()[name], given.get(name, {}), seed) for name in LEVELS[level])
+
+
+def _step(found: Pass, options: dict[str, Any], seed: int) -> Step:
+    return Step(found, options | ({"seed": seed} if seed and "seed" in found.options.model_fields else {}))
 
 
 @cache

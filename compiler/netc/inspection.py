@@ -288,7 +288,7 @@ def list_passes(
     file: Annotated[Path | None, typer.Argument(help="A .net file, whose rules and pipelines are listed too.")] = None,
 ) -> None:
     """List every pass with its contract, and what -O0 to -O3 run."""
-    from .compiler.library import LEVELS, library, rule_sets
+    from .compiler.library import LEVELS, level_steps, library, rule_sets
 
     with reporting(Format.text):
         if file is not None:
@@ -300,8 +300,8 @@ def list_passes(
         for name, found in sorted(library().items(), key=lambda item: (sets.get(item[0], item[0]), item[0] in sets)):
             indent = "    " if name in sets else "  "
             print(f"{indent}{name:<{36 - len(indent)}}{found.contract!s:<16}{_summary(found.doc)}".rstrip())
-        for level, names in LEVELS.items():
-            print(f"-O{level}  {', '.join(names)}")
+        for level in LEVELS:
+            print(f"-O{level}  {', '.join(map(str, level_steps(level)))}")
 
 
 def _summary(text: str) -> str:
