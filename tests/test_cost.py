@@ -233,10 +233,11 @@ def bound(graph: Graph, size: int) -> dict[str, int]:
 @given(graphs(training=False), st.integers(1, 4))
 def test_parameters_and_macs_are_pytorchs(graph: Graph, size: int):
     """The counts of `module.parameters()` and of FlopCounterMode, run on the module itself."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("torch.nn.attention")
-    counter = pytest.importorskip("torch.utils.flop_counter")
-    module = pytest.importorskip("netc.backends.pytorch").module
+    import torch
+    import torch.nn.attention
+    from netc.backends.pytorch import module
+    from torch.utils import flop_counter as counter
+
     bind = bound(graph, size)
     graph = eliminate_dead(graph)
     report = cost(graph, bind)

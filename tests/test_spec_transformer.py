@@ -15,10 +15,10 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-safetensors = pytest.importorskip("safetensors.torch")
-flop_counter = pytest.importorskip("torch.utils.flop_counter")
+import safetensors.torch as safetensors
+import torch
+import torch.utils.flop_counter as flop_counter
+import transformers
 
 SPECS = Path(__file__).parents[1] / "specs"
 

@@ -83,8 +83,9 @@ def test_bounds_are_kept_and_reached(kind: str, low: float, high: float):
 
 @pytest.mark.parametrize("kind", ["kaiming_normal", "xavier_normal", "xavier_uniform", "kaiming_uniform"])
 def test_scale_agrees_with_torch(kind: str):
-    init = pytest.importorskip("torch.nn.init")
-    torch = pytest.importorskip("torch")
+    import torch
+    from torch.nn import init
+
     torch.manual_seed(0)
     arguments = {"mode": "fan_out", "nonlinearity": "relu"} if kind.startswith("kaiming") else {}
     theirs = getattr(init, f"{kind}_")(torch.empty(SHAPE), **arguments)
@@ -387,7 +388,8 @@ def test_saving_fails_whole(tmp_path: Path):
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
 def test_pytorch_files(tmp_path: Path, suffix: str, zipped: bool, wrapper: str | None):
-    torch = pytest.importorskip("torch")
+    import torch
+
     state = {d: torch.arange(1, 7).reshape(2, 3).to(getattr(torch, t)) for d, t in TORCH.items()}
     state |= {"scalar": torch.tensor(1.0), "turned": torch.arange(6.0).reshape(2, 3).t()}
     path = tmp_path / f"w{suffix}"
@@ -416,7 +418,8 @@ TORCH = {
 
 
 def test_pytorch_says_what_is_tied(tmp_path: Path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     weight = torch.ones(2, 3)
     path = tmp_path / "w.pth"
     torch.save({"a": weight, "b": weight, "part": weight[0], "other": weight.clone()}, path)
@@ -429,7 +432,8 @@ class Hostile:
 
 
 def test_a_pickle_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    torch = pytest.importorskip("torch")
+    import torch
+
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Hostile()}, "w.pth")
     assert unreadable(tmp_path / "w.pth").fix
@@ -461,7 +465,8 @@ def test_missing_files_and_other_formats(tmp_path: Path):
 
 
 def test_a_file_without_tensors_says_what_it_holds(tmp_path: Path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "w.pth")
     assert "'epoch', 'lr'" in unreadable(tmp_path / "w.pth").message
 
