@@ -20,7 +20,6 @@ from .names import least_instances
 from .passes.register import PASSES, Pass
 from .pipeline import Step, read_steps, run
 from .rename import RenameMap
-from .rewrite.check import check_rule_set
 from .rewrite.pattern import Rule
 from .rewrite.read import read_rule
 from .scope import FileScope
@@ -220,6 +219,8 @@ class Program:
         if isinstance(declaration, t.GraphText):
             return Model(name, read_graph(declaration), spec_hash=self.spec_hash)
         if isinstance(declaration, t.Rewrite):
+            from .rewrite.check import check_rule_set  # most files have no rules to check
+
             rule = read_rule(pending.home, declaration, self._resolve)
             check_rule_set([rule])
             return rule
