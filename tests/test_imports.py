@@ -50,6 +50,10 @@ BUILDS_ON = {
     "scope": "graph tree diagnostic",
     "names": "scope value builtin",
     "contract": "",
+    "blocks": "graph",
+    "place": "graph",
+    "family": "graph",
+    "transforms": "blocks place family probe measure",
     "passes": "axes cost contract backend weights",
     "elaboration": "syntax names budget target",
     "importer": "syntax names rename",
@@ -71,7 +75,7 @@ BUILDS_ON = {
     "grammar": "",
     "specs": "",
     "backends": "passes diagnostic weights target",
-    "netc": "axes expectation reference format feed specs backends compare dot report explain bisect reproduce measure",
+    "netc": "axes transforms expectation reference format feed specs backends compare dot report explain bisect reproduce measure",
 }
 
 HEAVY = frozenset({"torch", "tvm", "onnx", "onnxruntime", "transformers"})

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..backend import backend
 from ..graph import Graph, Node, Parameter, ParameterRef, Ref, Value
 from ..operators.arithmetic import Cast
-from ..types import DType
+from ..types import DType, TensorType
 from ..weights import value
 
 if TYPE_CHECKING:
@@ -28,6 +28,29 @@ class Drawn:
 
     def load(self) -> Array:
         return value(self.parameter, self.seed)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Made:
+    """Data computed, when asked for, from the numbers of `sources`: `function` gets floats as f64 and others as they
+    are, and what it gives is cast to `type`. Where a graph is widened to f64 it is computed again, without rounding."""
+
+    function: Callable[..., Array]
+    sources: tuple[Parameter, ...]
+    type: TensorType
+
+    def load(self) -> Array:
+        import numpy
+
+        arrays = [read(p) for p in self.sources]
+        made = numpy.asarray(self.function(*arrays))
+        return numpy.ascontiguousarray(made, self.type.dtype.as_numpy).reshape(cast("tuple[int, ...]", self.type.shape))
+
+
+def read(parameter: Parameter) -> Array:
+    """A parameter's numbers, floats as f64."""
+    array = value(parameter)
+    return array.astype("float64", copy=False) if parameter.type.dtype.is_float else array
 
 
 class Computation:

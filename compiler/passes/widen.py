@@ -12,7 +12,7 @@ from ..operators.arithmetic import Cast
 from ..operators.operator import Operator
 from ..types import DType, TensorType
 from ..weights import value
-from .computed import Computation, Computed
+from .computed import Computation, Computed, Made
 
 if TYPE_CHECKING:
     import numpy
@@ -95,6 +95,9 @@ def _parameter(
         return replace(
             parameter, type=type_, data=replace(data, source=_parameter(data.source, seed, computations, wider))
         )
+    if isinstance(data, Made):
+        sources = tuple(_parameter(p, seed, computations, wider) for p in data.sources)
+        return replace(parameter, type=type_, data=replace(data, sources=sources, type=type_))
     return parameter if type_ == parameter.type else replace(parameter, type=type_, data=_Widened(parameter, seed))
 
 

@@ -1,0 +1,182 @@
+"""The spine of a model, the values that everything passes through, and the blocks and stages that lie along it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from .graph import Graph, Node, Scope, SelectPhase, Value
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a model between two neighbouring joints of its spine, or joints further apart.
+
+    `path` and `module` are those of the call it is; of its first node and operator where it is no call.
+    """
+
+    path: str
+    module: str
+    input: Value
+    output: Value
+    nodes: tuple[str, ...]
+    """In order: what leads from `input` to `output`, and what only that needs (weights made of parameters)."""
+    side: tuple[Value, ...]
+    """Values from outside, other than `input`, that the nodes read: masks, positions, tables that blocks share."""
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class Spine:
+    """The joints of a graph in order. `order` are the nodes that lead from the first input to the output."""
+
+    graph: Graph
+    joints: tuple[Value, ...]
+    order: tuple[str, ...]
+
+    def position(self, joint: Value) -> int:
+        """Where a joint stands among the joints."""
+        return self.joints.index(joint)
+
+    def between(self, start: Value, end: Value, path: str = "", module: str = "") -> Block:
+        """The part from one joint to a later one."""
+        number = {p: i for i, p in enumerate(self.order)}
+        own = self.order[number[start.node] + 1 : number[end.node] + 1]
+        nodes = _with_makers(self.graph, own, frozenset(self.order))
+        inside = set(nodes)
+        side = (v for p in nodes for v in _values(self.graph.nodes[p]) if v != start and v.node not in inside)
+        first = self.graph.nodes[own[0]] if own else None
+        name = module or (first.op.name if first else "")
+        return Block(path or (own[0] if own else start.node), name, start, end, nodes, tuple(dict.fromkeys(side)))
+
+
+def spine(graph: Graph, output: str | None = None) -> Spine:
+    """The values through which every way from the first input to an output (the first) leads, in inference.
+
+    Other inputs, and what is made of parameters alone, are no part of it: they stand at its side.
+    """
+    end = graph.outputs[output or next(iter(graph.outputs))]
+    if not isinstance(end, Value) or not graph.inputs:
+        return Spine(graph, (), ())
+    order = _way(graph, next(iter(graph.inputs)), end)
+    number = {path: i for i, path in enumerate(order)}
+    last: dict[Value, int] = {end: len(order)}
+    for path in order:
+        for value in _values(graph.nodes[path]):
+            if value.node in number:
+                last[value] = max(last.get(value, 0), number[path])
+    joints: list[Value] = []
+    alive: set[Value] = set()
+    for i, path in enumerate(order):
+        alive = {v for v in alive if last[v] > i}
+        alive |= {v for v in graph.nodes[path].values if last.get(v, -1) > i}
+        if len(alive) == 1 and next(iter(alive)).node == path:
+            joints.append(next(iter(alive)))
+    return Spine(graph, tuple(joints), tuple(order))
+
+
+def _values(node: Node) -> Iterator[Value]:
+    """The values that a node reads in inference."""
+    refs = node.inputs[1:] if isinstance(node.op, SelectPhase) else node.inputs
+    return (r for r in refs if isinstance(r, Value))
+
+
+def _way(graph: Graph, start: str, end: Value) -> list[str]:
+    """The nodes on ways from an input to a value, in the order of the graph."""
+    needed: set[str] = set()
+    waiting = [end.node]
+    while waiting:
+        path = waiting.pop()
+        if path not in needed:
+            needed.add(path)
+            waiting += [v.node for v in _values(graph.nodes[path])]
+    found: set[str] = {start}
+    return [
+        path
+        for path, node in graph.nodes.items()
+        if path in needed and (path == start or any(v.node in found for v in _values(node))) and not found.add(path)
+    ]
+
+
+def _with_makers(graph: Graph, own: Collection[str], way: frozenset[str]) -> tuple[str, ...]:
+    """These nodes and those that they alone need and that no input feeds, in order."""
+    inside = set(own)
+    for path in reversed(list(graph.nodes)):
+        if path not in inside and path not in way and path not in graph.inputs:
+            readers = [r.path for v in graph.nodes[path].values for r in graph.users.get(v, ())]
+            if readers and inside.issuperset(readers):
+                inside.add(path)
+    return tuple(p for p in graph.nodes if p in inside)
+
+
+def blocks(graph: Graph, output: str | None = None) -> list[Block]:
+    """The blocks of a model in order.
+
+    A block is a call of a module from joint to joint, of a module that joins branches in some of its calls (a residual,
+    a concatenation); the outermost of such calls. A model without any is cut before each layer with weights.
+    """
+    found = spine(graph, output)
+    calls = dict(_calls(found))
+    joining = {scope.module for scope, block in calls.values() if _joins(found, block, scope, calls)}
+    kept: list[Block] = []
+    for path, (scope, block) in calls.items():
+        inside = any(path.startswith(f"{b.path}.") for b in kept)
+        if scope.module in joining and not inside:
+            kept.append(block)
+    return kept or list(_layers(found))
+
+
+def stages(graph: Graph, output: str | None = None) -> list[list[Block]]:
+    """The blocks in runs whose outputs have one shape."""
+    return [list(run) for _, run in groupby(blocks(graph, output), lambda b: graph.type(b.output).shape)]
+
+
+def _calls(found: Spine) -> Iterator[tuple[str, tuple[Scope, Block]]]:
+    """The calls of modules that lie on the spine, but for the whole, outer ones first."""
+    graph = found.graph
+    joints = {v.node: v for v in found.joints}
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    count: dict[str, int] = {}
+    for i, path in enumerate(found.order):
+        scope = path
+        while "." in scope:
+            scope = scope.rpartition(".")[0]
+            if scope in graph.scopes:
+                first.setdefault(scope, i)
+                last[scope] = i
+                count[scope] = count.get(scope, 0) + 1
+    for path, scope in graph.scopes.items():
+        if path not in first or first[path] == 0 or count[path] != last[path] - first[path] + 1:
+            continue
+        start, end = joints.get(found.order[first[path] - 1]), joints.get(found.order[last[path]])
+        if start is not None and end is not None:
+            yield path, (scope, found.between(start, end, path, scope.module))
+
+
+def _joins(found: Spine, block: Block, scope: Scope, calls: dict[str, tuple[Scope, Block]]) -> bool:
+    """Whether a call joins branches itself, and not in a call within it that lies on the spine."""
+    way = set(found.order)
+    inner = [f"{p}." for p in calls if p.startswith(f"{scope.path}.")]
+    for path in block.nodes:
+        values = {v for v in _values(found.graph.nodes[path]) if v.node in way}
+        if path in way and len(values) > 1 and not path.startswith(tuple(inner)):
+            return True
+    return False
+
+
+def _layers(found: Spine) -> Iterator[Block]:
+    """Each layer with weights, with what follows it up to the next."""
+    graph = found.graph
+    starts = [i for i, v in enumerate(found.joints) if i and _weighted(graph, graph.nodes[v.node])]
+    for a, b in zip(starts, [*starts[1:], len(found.joints)], strict=True):
+        node = graph.nodes[found.joints[a].node]
+        yield found.between(found.joints[a - 1], found.joints[b - 1], node.path, node.op.name)
+
+
+def _weighted(graph: Graph, node: Node) -> bool:
+    """Whether a node multiplies by a matrix or kernels, and not merely by numbers for each channel."""
+    return any(not isinstance(r, Value) and graph.type(r).rank > 1 for r in node.refs)

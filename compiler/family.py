@@ -1,0 +1,50 @@
+"""Models that share one set of parameters: each member is an ordinary graph over some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .graph import Graph, Parameter
+
+
+@dataclass(frozen=True)
+class Family:
+    """`count` members, numbered from 0. Parameters of the same path are the same in all of them.
+
+    A member is built when asked for, by `build`, and `label` says in a few words what it is.
+    """
+
+    name: str
+    count: int
+    build: Callable[[int], Graph]
+    label: Callable[[int], str]
+    parameters: Mapping[str, Parameter]
+    """The store: every parameter that any member has."""
+    anchors: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Members that were whole models before, by their names."""
+    notes: tuple[str, ...] = ()
+
+    def member(self, number: int) -> Graph:
+        """Member `number` as an ordinary graph, with the parameters of the store under their paths there.
+
+        Raises:
+            IndexError: where there is no such member.
+        """
+        if not 0 <= number < self.count:
+            raise IndexError(f"{self.name} has the members 0 to {self.count - 1}, not {number}")
+        if number not in self._built:
+            graph = self.build(number)
+            self._built[number] = graph.with_parameters(self.parameters[path] for path in graph.parameters)
+        return self._built[number]
+
+    @cached_property
+    def _built(self) -> dict[int, Graph]:
+        return {}
+
+    def with_parameters(self, parameters: Mapping[str, Parameter]) -> Family:
+        """The family over other numbers: of the same paths and types."""
+        return Family(
+            self.name, self.count, self.build, self.label, {**self.parameters, **parameters}, self.anchors, self.notes
+        )

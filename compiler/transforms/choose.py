@@ -1,0 +1,58 @@
+"""Which blocks and parameters a transform is asked to work on: path patterns, as `freeze` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from ..blocks import Block, blocks
+from ..diagnostic import nearest
+from ..graph import Graph
+from .register import Refusal
+
+Paths = str | list[str]
+"""Patterns over dotted paths, `*` for anything: `"layer2.*"`. A path stands for all below it: `"layer2"`."""
+
+
+def matches(path: str, at: Paths) -> bool:
+    """Whether a path, or one that it lies below, is among the patterns."""
+    patterns = [at] if isinstance(at, str) else at
+    ways = [path]
+    while "." in ways[-1]:
+        ways.append(ways[-1].rpartition(".")[0])
+    return any(fnmatchcase(way, pattern) for pattern in patterns for way in ways)
+
+
+def chosen_blocks(graph: Graph, at: Paths, option: str = "at") -> list[Block]:
+    """The blocks of a model that patterns name; `blocks` stands for all.
+
+    Raises:
+        Refusal: where there are none.
+    """
+    found = blocks(graph)
+    own = found if at == "blocks" else [b for b in found if matches(b.path, at)]
+    if not own:
+        raise nothing(at, (b.path for b in found), "block", option)
+    return own
+
+
+def chosen_parameters(graph: Graph, at: Paths, option: str = "at") -> list[str]:
+    """The parameters that patterns name, by their paths or by those of their layers.
+
+    Raises:
+        Refusal: where there are none.
+    """
+    own = [path for path in graph.parameters if matches(path, at)]
+    if not own:
+        raise nothing(at, graph.parameters, "parameter", option)
+    return own
+
+
+def nothing(at: Paths, known: Iterable[str], kind: str, option: str = "at") -> Refusal:
+    """What to say of patterns that match nothing."""
+    known = list(known)
+    text = at if isinstance(at, str) else ", ".join(at)
+    first: Sequence[str] = known[:5]
+    more = f", … ({len(known)} in all)" if len(known) > 5 else ""
+    notes = (f"its {kind}s: {', '.join(first) or 'none'}{more}",)
+    return Refusal(f'no {kind} matches "{text}"', option=option, notes=notes, fix=nearest(text, known))
