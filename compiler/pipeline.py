@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
-
-from pydantic import ValidationError
+from typing import Any
 
 from . import tree as t
 from .contract import Contract
 from .diagnostic import Diagnostic, Label, NetcError, nearest
 from .graph import Graph, GraphError, verify
 from .operators.operator import ShapeError
+from .options import read_options
 from .passes.register import Pass
 from .source import Span
 from .text import literal
@@ -242,44 +241,5 @@ def _step(found: Pass, arguments: Sequence[t.Argument], span: Span, constant: Ca
     Raises:
         NetcError: for options it does not take.
     """
-    accepted = list(found.options.model_fields)
-    given: dict[str, Any] = {}
-    places: dict[str, Span] = {}
-    for position, argument in enumerate(arguments):
-        name = argument.name.text if argument.name else (accepted[position] if position < len(accepted) else "")
-        if name in given:
-            raise _option(found, f"{name} is given twice", argument.span, accepted)
-        if not name:
-            most = f"at most {len(accepted)} option{'s' * (len(accepted) > 1)}" if accepted else "no options"
-            raise _option(found, f"{found.name} takes {most}", argument.span, accepted)
-        value: Any = constant(argument.value)
-        given[name], places[name] = value, argument.span
-        wanted: Any = found.options.model_fields[name].annotation if name in accepted else None
-        wrong = not isinstance(value, bool) if wanted is bool else isinstance(value, (bool, str))
-        if wrong and wanted in (bool, int, float):
-            what = "true or false" if wanted is bool else "a number"
-            raise _option(found, f"{name} is {what}, not {argument.value.span.text}", argument.span, accepted)
-    try:
-        valid = found.options.model_validate(given)
-    except ValidationError as error:
-        problems: list[Diagnostic] = []
-        for one in error.errors():
-            name = str(one["loc"][0]) if one["loc"] else ""
-            place = places.get(name, span)
-            if one["type"] == "extra_forbidden":
-                problem = _option(found, f"{found.name} has no option {name}", place, accepted, nearest(name, accepted))
-            elif one["type"] == "missing":
-                problem = _option(found, f"{found.name} needs its option {name}", place, accepted, f"{name} = …")
-            else:
-                choices = get_args(found.options.model_fields[name].annotation)
-                close = nearest(str(one["input"]), [c for c in choices if isinstance(c, str)])
-                fix = close and f'{name} = "{close}"'
-                problem = _option(found, f"{name}: {one['msg'].lower()}", place, accepted, fix)
-            problems.extend(problem.diagnostics)
-        raise NetcError(problems) from None
-    return Step(found, {name: getattr(valid, name) for name in given}, span)
-
-
-def _option(found: Pass, message: str, span: Span, accepted: Sequence[str], fix: str | None = None) -> NetcError:
-    notes = (f"its options: {', '.join(accepted) or 'none'}",)
-    return NetcError([Diagnostic("pass-option", message, (Label(span),), notes, fix)])
+    given = read_options(found.name, "pass-option", found.options, arguments, span, lambda value, _: constant(value))
+    return Step(found, given, span)

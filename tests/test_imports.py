@@ -58,7 +58,8 @@ BUILDS_ON = {
     "elaboration": "syntax names budget target",
     "importer": "syntax names rename",
     "rewrite": "elaboration contract text backend passes",
-    "pipeline": "passes text contract",
+    "options": "tree diagnostic",
+    "pipeline": "passes text contract options",
     "library": "importer pipeline rewrite",
     "explain": "library rewrite",
     "bisect": "pipeline",
@@ -74,7 +75,8 @@ BUILDS_ON = {
     "format": "syntax layout",
     "grammar": "",
     "specs": "",
-    "backends": "passes diagnostic weights target",
+    "dataset": "diagnostic",
+    "backends": "passes diagnostic weights target family dataset",
     "netc": "axes transforms expectation reference format feed specs backends compare dot report explain bisect reproduce measure",
 }
 

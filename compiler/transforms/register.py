@@ -8,10 +8,9 @@ others are options, validated before it runs. It returns an `Outcome`, or a `Fam
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -127,12 +126,3 @@ def word(name: str) -> Callable[[Class], Class]:
 def _options(name: str, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
     fields: dict[str, Any] = {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in parameters}
     return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
-
-
-def choices(annotation: Any) -> tuple[str, ...]:
-    """The words that an option accepts as they are: those of its `Literal`s, however deep."""
-    if get_origin(annotation) is Literal:
-        return tuple(a for a in get_args(annotation) if isinstance(a, str))
-    if get_origin(annotation) in (Union, types.UnionType, list, tuple, Sequence) or get_args(annotation):
-        return tuple(c for a in get_args(annotation) for c in choices(a))
-    return ()
