@@ -27,8 +27,8 @@ from netc.__main__ import app
 from netc.backends.pytorch import module
 from netc.backends.training import Result, parse_options, train
 from netc.backends.training.augment import flip, shift
-from netc.backends.training.data import load_data, read_idx
 from netc.backends.training.task import fit
+from netc.compiler.dataset import load_data, read_idx
 from netc.compiler.graph import Graph
 from rich.console import Console
 from safetensors import SafetensorError, safe_open

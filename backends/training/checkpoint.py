@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ...compiler.dataset import Dataset
 from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.files import written_whole
 from ...compiler.graph import Graph
-from .data import Dataset
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.csv"

@@ -25,12 +25,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 from torch.nn import functional
 
+from ...compiler.dataset import Dataset, Examples, load_data
 from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.files import written_whole
 from ...compiler.graph import Graph
 from .augment import flip, shift
 from .checkpoint import CHECKPOINT, METRICS, MODEL, Progress, Row, fingerprint, restore, save, tensors_of, write_tensors
-from .data import Dataset, Examples, load_data
 from .engine import Engine
 from .options import TrainingOptions
 from .task import AUXILIARY, Task, fit

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from numpy import iinfo
 
+from ...compiler.dataset import Dataset, shown
 from ...compiler.diagnostic import Diagnostic, Label, NetcError
 from ...compiler.graph import Graph, Node, Phase, Ref, Value
 from ...compiler.types import Dim, DType, Shape, TensorType, substitute, symbols
-from .data import Dataset, shown
 
 AUXILIARY = 0.3
 """Weight of an output of the train phase in the loss (Szegedy et al., "Going deeper with convolutions", section 5)."""

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy
 from numpy import ndarray
 
-from ...compiler.diagnostic import Diagnostic, NetcError
+from .diagnostic import Diagnostic, NetcError
 
 Array = ndarray[Any, Any]
 
@@ -107,7 +107,8 @@ def _digits() -> tuple[Array, Array]:
             "missing-package", f"digits come with scikit-learn: {error}", fix="pip install scikit-learn"
         )
         raise NetcError([diagnostic]) from error
-    digits: Any = load_digits()
+    load: Any = load_digits
+    digits = load()
     return digits.images, digits.target
 
 
