@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, is_dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, create_model
+from pydantic_core.core_schema import CoreSchema, is_instance_schema
 
 from ..contract import Contract
 from ..family import Family
@@ -124,5 +126,31 @@ def word(name: str) -> Callable[[Class], Class]:
 
 
 def _options(name: str, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
-    fields: dict[str, Any] = {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in parameters}
+    fields: dict[str, Any] = {
+        p.name: (_instances(p.annotation), ... if p.default is p.empty else p.default) for p in parameters
+    }
     return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
+
+
+def _instances(annotation: Any) -> Any:
+    """The annotation, with dataclasses in it (graphs, data, words) taken as they are: pydantic would look into them."""
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return Annotated[annotation, _Instance(annotation)]
+    origin: Any = get_origin(annotation)
+    arguments = tuple(_instances(a) for a in get_args(annotation))
+    if origin in (Union, UnionType):
+        return Union[arguments]  # noqa: UP007 (made, not written)
+    return annotation if origin not in _CONTAINERS else origin[arguments]
+
+
+_CONTAINERS: tuple[Any, ...] = (list, tuple)
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """What pydantic checks of a class that it must not look into."""
+
+    type: type
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return is_instance_schema(self.type)
