@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, create_model
 from pydantic_core.core_schema import CoreSchema, is_instance_schema
@@ -140,7 +140,7 @@ def _instances(annotation: Any) -> Any:
     arguments = tuple(_instances(a) for a in get_args(annotation))
     if origin in (Union, UnionType):
         return Union[arguments]  # noqa: UP007 (made, not written)
-    return annotation if origin not in _CONTAINERS else origin[arguments]
+    return origin[arguments] if origin in _CONTAINERS else cast(Any, annotation)
 
 
 _CONTAINERS: tuple[Any, ...] = (list, tuple)
