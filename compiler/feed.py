@@ -39,7 +39,7 @@ def read(path: Path, dtype: DType, shape: Sequence[int | str]) -> Array:
             fix = f"give a .npy file, or a picture ({', '.join(sorted(PICTURES))})"
             raise NetcError([Diagnostic("file-not-found", f"{path} cannot be read: {error}", fix=fix)]) from None
     channels, height, width = _picture_size(path, dtype, shape)
-    picture = _cropped(_opened(path).convert("RGB" if channels == 3 else "L"), height, width)
+    picture = _cropped(opened(path).convert("RGB" if channels == 3 else "L"), height, width)
     array = numpy.asarray(picture, "uint8").reshape(height, width, channels).transpose(2, 0, 1)[None]
     if dtype == DType.U8:
         return numpy.ascontiguousarray(array)
@@ -63,7 +63,12 @@ def _picture_size(path: Path, dtype: DType, shape: Sequence[int | str]) -> tuple
     return channels, height, width
 
 
-def _opened(path: Path) -> Image:
+def opened(path: Path) -> Image:
+    """A picture.
+
+    Raises:
+        NetcError: where it cannot be read.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -19,6 +19,8 @@ from .weights import LoadReport
 if TYPE_CHECKING:
     import torch
 
+    from .invoke import Applied
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -31,7 +33,9 @@ class Model:
     facts: frozenset[str] = frozenset()
     """What passes have made true of the graph; see `netc.compiler.pipeline`."""
     stages: tuple[Stage, ...] = ()
-    """The passes that the graph has gone through."""
+    """The passes and transforms that the graph has gone through."""
+    applied: tuple[Applied, ...] = ()
+    """The transforms that made it, those of the models it was made of among them; see `netc.compiler.receipt`."""
 
     def __str__(self) -> str:
         return print_graph(self.graph)

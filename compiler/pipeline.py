@@ -226,7 +226,15 @@ def read_steps(
     if found is None:
         text = function.span.text
         diagnostic = Diagnostic("unknown-pass", f"there is no pass {text}", (Label(function.span),))
-        raise NetcError([replace(diagnostic, notes=("`netc passes` lists them",), fix=nearest(text, names()))])
+        raise NetcError(
+            [
+                replace(
+                    diagnostic,
+                    notes=("`netc passes` lists them, `netc transforms` what is done to models",),
+                    fix=nearest(text, names()),
+                )
+            ]
+        )
     if isinstance(found, tuple):
         if arguments:
             message = f"{function.span.text} is a pipeline, which takes no options"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import tree as t
 from .budget import Budget
 from .diagnostic import Diagnostic, Diagnostics, Label, NetcError, nearest, too_deep
 from .elaboration.elaborate import Elaborator, Fault
+from .family import Family
+from .graph import Graph
 from .importer import Pending, read_file, read_imports
 from .library import library, rule_pass, rule_sets
 from .locate import locate
 from .model import Model
 from .names import least_instances
+from .options import read_options
 from .passes.register import PASSES, Pass
 from .pipeline import Step, read_steps, run
 from .rename import RenameMap
@@ -29,6 +32,9 @@ from .target import LLVM, Target, read_target
 from .text import read_graph
 from .value import Given, describe
 from .weights import load, open_checkpoint
+
+if TYPE_CHECKING:
+    from .calibration import Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,11 @@ class Program:
         return [d.name.text for d in self.scope.tree.declarations if isinstance(d, kinds)]
 
     @property
+    def families(self) -> list[str]:
+        """The names of the families this file declares, in order."""
+        return [d.name.text for d in self.scope.tree.declarations if isinstance(d, t.Family)]
+
+    @property
     def targets(self) -> dict[str, Target]:
         """The targets this file declares.
 
@@ -80,13 +91,20 @@ class Program:
         return digest.hexdigest()
 
     def model(self, name: str | None = None) -> Model:
-        """A model by name; without a name the file's only one.
+        """A model by name; without a name the file's only one. `snn[3]` is a member of a family.
 
         Raises:
             NetcError: with everything that is wrong with it.
         """
         if name is None:
             name = self._only()
+        if name.endswith("]") and name.partition("[")[0] in self.families:
+            family, _, number = name[:-1].partition("[")
+            return self._member(self.family(family), number, None)
+        if name in self.families:
+            family, fix = self.family(name), f"{self.source.name}:{name}[0]"
+            message = f"{name} is a family of {family.count} models"
+            raise NetcError([Diagnostic("unknown-model", message, notes=("say which member is meant",), fix=fix)])
         if name not in self.models and not isinstance(self.scope.names.get(name), Pending):
             close = nearest(name, self.models)
             notes = (f"it declares: {', '.join(self.models) or 'no models'}",)
@@ -103,6 +121,34 @@ class Program:
             problems = new or [self._no_model(name, value)]
             raise NetcError(problems)
         return value
+
+    def family(self, name: str) -> Family:
+        """A family of models by name.
+
+        Raises:
+            NetcError: with everything that is wrong with it.
+        """
+        if name not in self.families:
+            close = nearest(name, self.families)
+            notes = (f"it declares: {', '.join(self.families) or 'no families'}",)
+            raise NetcError(
+                [Diagnostic("unknown-family", f"{self.source.name} has no family {name}", (), notes, close)]
+            )
+        found = self._declared(self.scope, name)
+        assert isinstance(found, Family)
+        return found
+
+    def _member(self, family: Family, number: Any, span: Span | None) -> Model:
+        labels = (Label(span),) if span is not None else ()
+        if isinstance(number, str) and number.isdigit():
+            number = int(number)
+        if isinstance(number, str) and number in family.anchors:
+            number = family.anchors[number]
+        if not isinstance(number, int) or not 0 <= number < family.count:
+            message = f"{family.name} has the members 0 to {family.count - 1}, not {number}"
+            raise NetcError([Diagnostic("unknown-member", message, labels)])
+        graph = replace(family.member(number), name=f"{family.name}_{number}")
+        return Model(graph.name, graph, spec_hash=self.spec_hash)
 
     def _no_model(self, name: str, value: Any) -> Diagnostic:
         place = self.scope.declared.get(name)
@@ -122,11 +168,11 @@ class Program:
     def check(self) -> list[Diagnostic]:
         """Elaborate every model and target and prove every rule; returns all messages. Expected numbers are compared
         elsewhere."""
-        for name in self.models:
+        for name, find in [*((n, self.model) for n in self.models), *((n, self.family) for n in self.families)]:
             try:
-                self.model(name)
+                find(name)
             except NetcError as error:
-                self.diagnostics.extend(error.diagnostics)
+                self.diagnostics.extend(d for d in error.diagnostics if d not in self.diagnostics)
         for declaration in self.scope.tree.declarations:
             try:
                 if isinstance(declaration, t.Target):
@@ -226,14 +272,32 @@ class Program:
             return rule
         if isinstance(declaration, t.Pipeline):
             return self._steps(pending.home, declaration.steps)
-        return self._value(pending.home, declaration.value, name)
+        if isinstance(declaration, t.Data):
+            return self._data(pending.home, declaration)
+        value = self._value(pending.home, declaration.value, name)
+        wanted = Family if isinstance(declaration, t.Family) else Model if isinstance(declaration, t.Model) else None
+        if wanted and not isinstance(value, wanted):
+            kind = "model" if wanted is Model else "family"
+            fix = f"model {name} = {name}[0], or family {name} = …" if isinstance(value, Family) else None
+            message = f"{name} is {describe(value)}, not a {kind}"
+            raise Fault(Diagnostic(f"unknown-{kind}", message, (Label(declaration.value.span),), fix=fix))
+        return value
 
     def _value(self, scope: FileScope, e: t.Expr, name: str) -> Any:
         """A top-level value: a model, however it is made, or a compile-time value."""
         if isinstance(e, t.Applied):
             return self._model(scope, e, name)
+        if isinstance(e, t.Call) and self._is_transform(scope, e.function):
+            return self._invoked(scope, None, e, name)
+        if isinstance(e, t.Index) and len(e.items) == 1 and isinstance(e.value, t.Name):
+            family = self._named(scope, e.value)
+            if isinstance(family, Family):
+                made = self._member(family, self._value(scope, cast(t.Expr, e.items[0]), name), e.span)
+                return replace(made, name=name, graph=replace(made.graph, name=name))
         if isinstance(e, t.Pipe):
             source = self._value(scope, e.value, name)
+            if isinstance(source, Family):
+                return self._tuned(scope, source, e.stage, name)
             if isinstance(source, Model):
                 return self._transformed(scope, source, e.stage, name)
             raise Fault(
@@ -271,18 +335,106 @@ class Program:
             raise Fault()
         return Model(name, graph, spec_hash=self.spec_hash)
 
-    def _transformed(self, scope: FileScope, model: Model, stage: t.Expr, name: str) -> Model:
+    def _transformed(self, scope: FileScope, model: Model, stage: t.Expr, name: str) -> Model | Family:
         function = stage.function if isinstance(stage, t.Call) else stage
         arguments = stage.arguments if isinstance(stage, t.Call) else ()
-        if isinstance(function, t.Name) and function.text in _TRANSFORMS:
-            return _TRANSFORMS[function.text](self, scope, model, arguments, stage.span, name)
+        if isinstance(function, t.Name) and function.text == "load":
+            return self._load(scope, model, arguments, stage.span, name)
+        if self._is_transform(scope, function):
+            return self._invoked(scope, model, stage, name)
         try:
-            trace = run(model.graph, self._steps(scope, stage), facts=model.facts)
+            trace = run(model.graph, self._steps(scope, stage, transforms=True), facts=model.facts)
         except NetcError as error:
             self.diagnostics.extend(error.diagnostics)
             raise Fault() from None
         stages = (*model.stages, *trace.stages)
         return replace(model, name=name, graph=replace(trace.final, name=name), facts=trace.facts, stages=stages)
+
+    # ------------------------------------------------------------------------------------------------ transforms
+
+    def _named(self, scope: FileScope, name: t.Name) -> Any:
+        """What a file-level name stands for; None where there is none."""
+        return self._resolve(scope, name.text, name.span) if name.text in scope.names else None
+
+    def _is_transform(self, scope: FileScope, function: t.Expr) -> bool:
+        if not isinstance(function, t.Name) or function.text in scope.names or function.text in library():
+            return False
+        from .transforms import TRANSFORMS  # most files transform nothing
+
+        return function.text in TRANSFORMS
+
+    def _invoked(self, scope: FileScope, before: Model | None, call: t.Expr, name: str) -> Model | Family:
+        """A transform applied to the model before it and to those in its call."""
+        from .invoke import Values, invoke, renamed
+        from .transforms import TRANSFORMS
+
+        function = call.function if isinstance(call, t.Call) else call
+        assert isinstance(function, t.Name)
+        used = [before] if before else []
+
+        def value(e: t.Expr) -> Any:
+            found = self._value(scope, e, _first_name(e) or name)
+            if isinstance(found, Model):
+                used.append(found)
+                return found.graph
+            return found
+
+        def known(text: str) -> bool:
+            return text in scope.names
+
+        def is_model(e: t.Expr) -> bool:
+            if isinstance(e, t.Name):
+                return isinstance(self._named(scope, e), Model)
+            if isinstance(e, t.Call):
+                return self._is_transform(scope, e.function)
+            return isinstance(e, (t.Pipe, t.Applied, t.Index))
+
+        values = Values(known, value, lambda: list(scope.names), is_model)
+        try:
+            made = invoke(TRANSFORMS[function.text], [m.graph for m in used], call, values)
+        except NetcError as error:
+            self.diagnostics.extend(error.diagnostics)
+            raise Fault() from None
+        if isinstance(made, Family):
+            return replace(made, name=name)
+        made = renamed(made, name)
+        first = used[0]
+        applied = tuple(dict.fromkeys(a for m in used for a in m.applied))
+        reports = tuple(r for m in used for r in m.reports)
+        stages = (*first.stages, made.stage)
+        return Model(name, made.outcome.graph, reports, self.spec_hash, frozenset(), stages, (*applied, made))
+
+    def _tuned(self, scope: FileScope, family: Family, stage: t.Expr, name: str) -> Family:
+        """`snn |> load("model.safetensors")`: a family with other numbers."""
+        function = stage.function if isinstance(stage, t.Call) else stage
+        if not (isinstance(function, t.Name) and function.text == "load" and isinstance(stage, t.Call)):
+            message = "a family can be loaded into; other transforms take one of its members"
+            raise Fault(Diagnostic("pipe", message, (Label(stage.span),), fix=f"model one = {family.name}[0]"))
+        store = Graph(family.name, parameters=family.parameters)
+        loaded = self._load(scope, Model(family.name, store), stage.arguments, stage.span, name)
+        return replace(family.with_parameters(loaded.graph.parameters), name=name)
+
+    def _data(self, scope: FileScope, declaration: t.Data) -> Calibration:
+        """`data calib = pictures("photos", samples = 200)`."""
+        from .calibration import SOURCES, Calibration
+
+        e = declaration.value
+        function = e.function if isinstance(e, t.Call) else e
+        if not isinstance(function, t.Name) or function.text not in SOURCES:
+            close = nearest(function.span.text, SOURCES)
+            notes = (f"data come from {', '.join(SOURCES)}",)
+            raise Fault(Diagnostic("unknown-data", "these are no data", (Label(e.span),), notes, close))
+        source, arguments = SOURCES[function.text], e.arguments if isinstance(e, t.Call) else ()
+        report = Diagnostics()
+        elaborator = Elaborator(report, self.budget, self._resolve)
+        try:
+            given = read_options(
+                function.text, "data-option", source, arguments, e.span, lambda v, _: elaborator.constant(scope, v)
+            )
+        except NetcError as error:
+            raise Fault(error.diagnostics[0]) from None
+        place = arguments[0].span if arguments else e.span
+        return Calibration(declaration.name.text, source(**given), lambda path: self._located(scope, path, place))
 
     # ------------------------------------------------------------------------------------------------ passes
 
@@ -347,7 +499,9 @@ class Program:
         items = parsed.items if isinstance(parsed, t.ListOf) else ()
         return tuple(step for item in items for step in self._steps(self.scope, item))
 
-    def _steps(self, scope: FileScope, expression: t.Expr) -> tuple[Step, ...]:
+    def _steps(self, scope: FileScope, expression: t.Expr, *, transforms: bool = False) -> tuple[Step, ...]:
+        """The steps of a pipeline; where `transforms` could stand too, names like theirs are proposed."""
+
         def find(name: t.Name) -> Pass | tuple[Step, ...] | None:
             value = scope.names.get(name.text)
             if isinstance(value, Pending) and isinstance(value.declaration, (t.Rewrite, t.Pipeline)):
@@ -356,7 +510,11 @@ class Program:
             return PASSES.get(name.text) or library().get(name.text)
 
         def names() -> list[str]:
-            return [*_names(scope, t.Rewrite, t.Pipeline), *library()]
+            if not transforms:
+                return [*_names(scope, t.Rewrite, t.Pipeline), *library()]
+            from .transforms import TRANSFORMS
+
+            return [*_names(scope, t.Rewrite, t.Pipeline), *library(), *TRANSFORMS]
 
         return read_steps(expression, find, names, self._constant)
 
@@ -436,9 +594,12 @@ def _names(scope: FileScope, *kinds: type[t.Declaration]) -> list[str]:
 _BRACES = str.maketrans("{}", "()")
 """On the command line options stand in braces, which shells leave alone."""
 
-_Transform = Callable[[Program, FileScope, Model, tuple[t.Argument, ...], Span, str], Model]
 
-_TRANSFORMS: dict[str, _Transform] = {"load": Program._load}  # pyright: ignore[reportPrivateUsage]
+def _first_name(e: t.Expr) -> str | None:
+    """The name of the model that an expression begins with."""
+    while isinstance(e, t.Pipe):
+        e = e.value
+    return e.text if isinstance(e, t.Name) else None
 
 
 # ---------------------------------------------------------------------------------------------------- reading files

@@ -379,6 +379,12 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
     def model(self, meta: Meta, items: Items) -> t.Model:
         return t.Model(self._span(meta), self._name(items[0]), items[1])
 
+    def family(self, meta: Meta, items: Items) -> t.Family:
+        return t.Family(self._span(meta), self._name(items[0]), items[1])
+
+    def data(self, meta: Meta, items: Items) -> t.Data:
+        return t.Data(self._span(meta), self._name(items[0]), items[1])
+
     def top_let(self, meta: Meta, items: Items) -> t.TopLet:
         return t.TopLet(self._span(meta), self._name(items[0]), items[1])
 

@@ -331,6 +331,18 @@ class Model(Declaration):
 
 
 @dataclass(frozen=True, slots=True)
+class Family(Declaration):
+    name: Identifier
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Data(Declaration):
+    name: Identifier
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class TopLet(Declaration):
     name: Identifier
     value: Expr

@@ -39,6 +39,7 @@ from .command import (
 )
 from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest
 from .inspection import app as inspection
+from .surgery import app as surgery
 
 if TYPE_CHECKING:
     from .compiler.cost import Report
@@ -52,6 +53,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(inspection)
+app.add_typer(surgery)
 
 
 def version(wanted: bool) -> None:
@@ -107,6 +109,8 @@ def _check_file(path: Path, budget: Sequence[str], allow: Path | None, found: Di
         found.extend(compare(expectation, program.model(expectation.model)))
     for name in program.declared_passes():
         yield f"{path}:{name}  {program.described(name)}"
+    for name in program.families:
+        yield f"{path}:{name}  a family of {program.family(name).count:,} models"
     for name in program.models:
         graph = program.model(name).graph
         inputs = ", ".join(f"{k}: {n.types[0]}" for k, n in graph.inputs.items())

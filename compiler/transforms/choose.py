@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 
 from ..blocks import Block, blocks
 from ..diagnostic import nearest
 from ..graph import Graph
+from ..paths import Paths, matches
 from .register import Refusal
 
-Paths = str | list[str]
-"""Patterns over dotted paths, `*` for anything: `"layer2.*"`. A path stands for all below it: `"layer2"`."""
-
-
-def matches(path: str, at: Paths) -> bool:
-    """Whether a path, or one that it lies below, is among the patterns."""
-    patterns = [at] if isinstance(at, str) else at
-    ways = [path]
-    while "." in ways[-1]:
-        ways.append(ways[-1].rpartition(".")[0])
-    return any(fnmatchcase(way, pattern) for pattern in patterns for way in ways)
+__all__ = ["Paths", "chosen_blocks", "chosen_parameters", "matches", "nothing"]
 
 
 def chosen_blocks(graph: Graph, at: Paths, option: str = "at") -> list[Block]:

@@ -1,0 +1,17 @@
+"""Patterns over dotted paths: which parts of a model are meant."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+Paths = str | list[str]
+"""Patterns over dotted paths, `*` for anything: `"layer2.*"`. A path stands for all below it: `"layer2"`."""
+
+
+def matches(path: str, at: Paths) -> bool:
+    """Whether a path, or one that it lies below, is among the patterns."""
+    patterns = [at] if isinstance(at, str) else at
+    ways = [path]
+    while "." in ways[-1]:
+        ways.append(ways[-1].rpartition(".")[0])
+    return any(fnmatchcase(way, pattern) for pattern in patterns for way in ways)
