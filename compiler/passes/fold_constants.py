@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
@@ -56,16 +56,25 @@ def fold_constants(graph: Graph, seed: int = 0, growth: float = 0.1) -> Graph:
     thin matrices), unless all that together takes at most `growth` of the bytes of its parameters, or 64 KiB; it then
     folds the part before. Refuses values of symbolic size, random ones, and a user's functions.
     """
-    parts = sorted(_parts(graph), key=lambda part: part.added)
+    left = SMALL + int(growth * sum(_bytes(p.type) for p in graph.parameters.values()))
+    return folded(graph, "fold_constants", left, seed)
+
+
+def folded(
+    graph: Graph, maker: str, left: int | None = None, seed: int = 0, among: Callable[[str], bool] | None = None
+) -> Graph:
+    """See `fold_constants`. `left` are the bytes by which the model may grow, however many where that is None; of what
+    is connected, only that is folded which reads a parameter `among` those asked for."""
+    parts = [part for part in _parts(graph) if among is None or any(map(among, part.parameters()))]
     if not parts:
         return graph
-    left = SMALL + int(growth * sum(_bytes(p.type) for p in graph.parameters.values()))
-    edit = graph.edit("fold_constants")
+    edit = graph.edit(maker)
     names = _Names(graph)
-    for part in parts:
-        part.shrink(left)
+    for part in sorted(parts, key=lambda part: part.added):
+        if left is not None:
+            part.shrink(left)
+            left -= max(0, part.added) if part.inside else 0
         if part.inside:
-            left -= max(0, part.added)
             _fold(edit, part, names, seed)
     _drop_leaves(edit, graph, dict.fromkeys(path for part in parts for path in part.inside))
     return edit.done()
@@ -129,6 +138,10 @@ class _Part:
     readers: dict[str, int] = field(default_factory=dict[str, int])
     added: int = 0
     """Bytes by which the model would grow."""
+
+    def parameters(self) -> Iterator[str]:
+        """Those that its nodes read."""
+        return (r.parameter for n in self.inside.values() for r in n.refs if isinstance(r, ParameterRef))
 
     def measure(self, constants: dict[str, Node]) -> None:
         """Find what is exposed and freed."""

@@ -1,0 +1,94 @@
+"""Weights of layers, and expressions in their place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import cast
+
+from ..graph import Edit, Graph, Node, Parameter, ParameterRef, Ref
+from ..operators.arithmetic import Add, Mul
+from ..operators.creation import Constant
+from ..operators.layout import Reshape
+from ..operators.linear import Matmul
+from ..operators.operator import Initialiser
+from ..types import TensorType
+from .choose import Paths, matches, nothing
+from .numbers import filled
+
+LAYERS = frozenset({"linear", *(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))})
+"""Operators that multiply by a matrix or kernels."""
+
+
+def weights(graph: Graph, at: Paths) -> dict[str, list[Node]]:
+    """The weights of linear and convolution layers that patterns name, each with the layers that multiply by it.
+
+    Raises:
+        Refusal: where there are none.
+    """
+    known: dict[str, list[Node]] = {}
+    for node in graph.nodes.values():
+        weight = node.inputs[1] if node.op.name in LAYERS else None
+        if isinstance(weight, ParameterRef) and graph.parameters[weight.parameter].type.dtype.is_float:
+            known.setdefault(weight.parameter, []).append(node)
+    chosen = {path: nodes for path, nodes in known.items() if matches(path, at)}
+    if not chosen:
+        raise nothing(at, known, "weight of a linear or convolution layer")
+    return chosen
+
+
+def beside(path: str, name: str) -> str:
+    """The path of what belongs to a weight: `fc.weight` has `fc.lora_a`, `fc.kernel` has `fc.kernel_lora_a`."""
+    layer, _, own = path.rpartition(".")
+    whole = name if own == "weight" else f"{own}_{name}"
+    return f"{layer}.{whole}" if layer else whole
+
+
+def shape(parameter: Parameter) -> tuple[int, int]:
+    """A weight as a matrix: its first axis, and all others as one."""
+    sizes = cast("tuple[int, ...]", parameter.type.shape)
+    return sizes[0], prod(sizes[1:])
+
+
+def expressed(edit: Edit, graph: Graph, path: str, ref: Ref) -> None:
+    """Every node that reads the parameter reads `ref` instead; not those that were added in this batch."""
+    old = ParameterRef(path)
+    for user in graph.users.get(old, ()):
+        node = edit.node(user.path)
+        edit.set(user.path, inputs=[ref if i == old else i for i in node.inputs])
+
+
+def low_rank(
+    edit: Edit, node: Node, weight: ParameterRef, a: Parameter, b: Parameter, scale: float = 1.0, name: str = "lora"
+) -> Ref:
+    """`weight + scale · b @ a` as nodes that stand before `node`, below its path."""
+    edit.acting(name, node.path)
+    kind = edit.type(weight)
+    left, right = edit.parameter(b), edit.parameter(a)
+
+    def add(suffix: str, op: Add | Mul | Matmul | Reshape | Constant, *inputs: Ref) -> Ref:
+        path = edit.fresh(f"{node.path}.{suffix}")
+        return edit.add(path, op, *inputs, phase=node.phase, origin=node.origin).value
+
+    change = add(name, Matmul(), left, right)
+    if scale != 1:
+        change = add(f"{name}_scaled", Mul(), change, add(f"{name}_scale", Constant(scale, kind.dtype)))
+    if kind.rank != 2:
+        change = add(f"{name}_shaped", Reshape(kind.shape), change)
+    return add(f"{name}_weight", Add(), weight, change)
+
+
+def factor(like: Parameter, path: str, size: tuple[int, int], initialiser: Initialiser, seed: int) -> Parameter:
+    """A new, trained matrix of a weight's dtype, drawn with a seed."""
+    kind = TensorType(like.type.dtype, size)
+    return filled(Parameter(path, kind, initialiser, origin=like.origin), seed)
+
+
+def frozen(edit: Edit, *, but: set[str]) -> int:
+    """Freeze every parameter except those; the number of elements that are frozen."""
+    count = 0
+    for parameter in edit.parameters():
+        if parameter.path not in but and not parameter.buffer:
+            edit.parameter(replace(parameter, trainable=False))
+            count += cast(int, parameter.type.elements)
+    return count
