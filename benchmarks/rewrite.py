@@ -19,7 +19,7 @@ from netc.compiler.library import level_steps, library
 from netc.compiler.pipeline import Step, run
 
 SIZES = [1_000, 3_000, 10_000, 30_000]
-SETS = ["simplify", "recognise", "fold", "merge", "reduce"]
+SETS = ["simplify", "recognise", "fold", "merge_layers", "reduce"]
 
 
 def seconds(graph: Graph, steps: tuple[Step, ...], facts: frozenset[str] = frozenset()) -> float:

@@ -26,11 +26,11 @@ LEVELS: dict[int, tuple[str, ...]] = {
     0: ("strip_phase", "eliminate_dead"),
     1: ("strip_phase", "simplify", "simplify_joins", "eliminate_common", "fold_constants", "eliminate_dead"),
     2: (
-        "strip_phase", "simplify", "recognise", "fold", "merge", "fold_constants", "merge_siblings",
+        "strip_phase", "simplify", "recognise", "fold", "merge_layers", "fold_constants", "merge_siblings",
         "simplify", "simplify_joins", "choose_layout", "eliminate_common", "fold_constants", "eliminate_dead",
     ),
     3: (
-        "strip_phase", "simplify", "recognise", "fold", "merge", "reduce", "fold_constants", "merge_siblings",
+        "strip_phase", "simplify", "recognise", "fold", "merge_layers", "reduce", "fold_constants", "merge_siblings",
         "simplify", "simplify_joins", "choose_layout", "eliminate_common", "fold_constants", "eliminate_dead",
     ),
 }  # fmt: skip

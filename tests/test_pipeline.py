@@ -293,7 +293,7 @@ def test_there_is_no_fourth_level():
 
 
 @pytest.mark.parametrize(
-    "text", ["rewrite fold exact {\n match y = relu(relu(x))\n replace y = relu(x)\n}", "pipeline fold = merge"]
+    "text", ["rewrite fold exact {\n match y = relu(relu(x))\n replace y = relu(x)\n}", "pipeline fold = merge_layers"]
 )
 def test_names_of_the_compilers_passes_are_taken(text: str):
     with pytest.raises(NetcError, match="fold is a pass of the compiler"):

@@ -27,7 +27,7 @@ from .strategies import Builder
 from .test_passes import outputs
 
 ROOT = Path(__file__).parents[1]
-DEPLOY = "strip_phase, fold, merge, eliminate_common, fold_constants, eliminate_dead{parameters = true}"
+DEPLOY = "strip_phase, fold, merge_layers, eliminate_common, fold_constants, eliminate_dead{parameters = true}"
 
 program = cache(netc.load)
 
@@ -122,7 +122,7 @@ BORDERS: dict[str, Callable[[Image], Value]] = {
 def test_merged_convolutions_agree_where_only_padding_reaches(case: str) -> None:
     build = Image()
     before = build.done(BORDERS[case](build))
-    after = applied(before, "merge")
+    after = applied(before, "merge_layers")
     assert operators(after) == {"conv2d": 1}
     for image in border_images():
         assert difference(before, after, image) <= 1e-9
@@ -144,11 +144,11 @@ NOT_AT_BORDERS: dict[str, Callable[[Image], Value]] = {
 def test_convolutions_that_differ_at_borders_stay(case: str) -> None:
     build = Image()
     before = build.done(NOT_AT_BORDERS[case](build))
-    assert library()["merge"].run(before) is before
+    assert library()["merge_layers"].run(before) is before
 
 
 def test_without_its_condition_on_borders_the_rule_is_refused() -> None:
-    text = (ROOT / "compiler/rewrites/merge.net").read_text()
+    text = (ROOT / "compiler/rewrites/merge_layers.net").read_text()
     condition = "    where absent(b1) or every(p2, [0, 0])\n"
     assert text.count(condition) == 2
     wrong = netc.loads(Source("wrong.net", text.replace(condition, "")))  # its rules hide the compiler's
@@ -175,17 +175,17 @@ def read_twice(g: Image) -> Value:
 
 REFUSALS: dict[str, tuple[str, Callable[[Image], Value]]] = {
     "a tied weight": ("fold", tied),
-    "another reader": ("merge", read_twice),
+    "another reader": ("merge_layers", read_twice),
     "a wider product": (
-        "merge",
+        "merge_layers",
         lambda g: g.convolution(g.convolution(g("concat", g.x, g.x, dim=1), 2, name="a"), 64, name="b"),
     ),
     "another stride": (
-        "merge",
+        "merge_layers",
         lambda g: g("add", g.convolution(g.x, 2, 3, name="a"), g.convolution(g.x, 2, name="b", stride=2)),
     ),
     "a kernel beside its pixel": (
-        "merge",
+        "merge_layers",
         lambda g: g("add", g.convolution(g.x, 3, 2, padding=1, dilation=2, name="a"), g.x),
     ),
     "a border that is mirrored": (
@@ -353,5 +353,5 @@ def test_outputs_are_those_of_the_reference() -> None:
     build = Image()
     graph = build.done(BORDERS["separable"](build))
     (one,) = outputs(graph)
-    (two,) = outputs(applied(graph, "merge"))
+    (two,) = outputs(applied(graph, "merge_layers"))
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-9 * np.abs(one).max())
