@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from .cost import cost, free_symbols
 from .graph import Graph, Parameter
 
 
@@ -45,6 +46,32 @@ class Family:
 
     def with_parameters(self, parameters: Mapping[str, Parameter]) -> Family:
         """The family over other numbers: of the same paths and types."""
-        return Family(
-            self.name, self.count, self.build, self.label, {**self.parameters, **parameters}, self.anchors, self.notes
-        )
+        return replace(self, parameters={**self.parameters, **parameters})
+
+
+@dataclass(frozen=True, slots=True)
+class MemberCost:
+    """What one member costs; `anchor` where it was a model before."""
+
+    number: int
+    label: str
+    macs: int
+    parameters: int
+    anchor: str | None = None
+
+
+def costs(family: Family, bind: Mapping[str, int] | None = None) -> list[MemberCost]:
+    """The multiply-accumulates and parameters of every member, in their order, as `netc.compiler.cost` counts them.
+    Symbols that `bind` gives no number are 1: costs are of one example."""
+    anchors = {number: name for name, number in family.anchors.items()}
+    found: list[MemberCost] = []
+    for number in range(family.count):
+        graph = family.member(number)
+        free = free_symbols(graph)
+        given = {name: size for name, size in (bind or {}).items() if name in free}
+        report = cost(graph, {**dict.fromkeys(free, 1), **given})
+        macs, parameters = report.macs, report.parameters
+        assert isinstance(macs, int), "every symbol has a number"
+        assert isinstance(parameters, int), "every symbol has a number"
+        found.append(MemberCost(number, family.label(number), macs, parameters, anchors.get(number)))
+    return found
