@@ -12,14 +12,21 @@ import pytest
 import torch
 from netc.compiler.axes import analyse
 from netc.compiler.backend import backend
+from netc.compiler.blocks import blocks, stages
+from netc.compiler.contract import Contract
 from netc.compiler.graph import Graph, Value, verify
-from netc.compiler.probe import probed
+from netc.compiler.measure import measure
+from netc.compiler.passes.widen import widen
+from netc.compiler.probe import bound, inputs, probed
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
 from netc.compiler.text import print_graph, read_graph
+from netc.compiler.transforms.cut import cut, features
+from netc.compiler.transforms.graft import graft
 from netc.compiler.transforms.join import ZEROS, Joint, channel_axis, joined, misfit
 from netc.compiler.transforms.register import Refusal
 from netc.compiler.types import TensorType
+from netc.compiler.weights import value
 from strategies import Builder, type_of
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +49,16 @@ def checked(graph: Graph) -> Graph:
 
 def run(graph: Graph, *arrays: Any) -> list[Any]:
     return backend("pytorch").Reference(graph)([numpy.asarray(a) for a in arrays])
+
+
+def wide(graph: Graph) -> Any:
+    """A model computed in float64: from arrays by input to arrays by output."""
+    return backend("pytorch").Interpreter(widen(bound(graph), narrow=True), "infer")
+
+
+def given(graph: Graph, seed: int = 0) -> dict[str, Any]:
+    found = inputs(bound(graph), seed)
+    return {k: a.astype("float64") if a.dtype.kind == "f" else a for k, a in found.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- joints
@@ -126,3 +143,136 @@ def test_a_joint_between_kinds_is_refused_with_both_types() -> None:
 )
 def test_the_axis_of_channels_follows_from_parameters(spec: str, name: str, node: str, axis: int) -> None:
     assert channel_axis(analyse(model(spec, name)), Value(node)) == axis
+
+
+# ---------------------------------------------------------------------------------------------------------------- cut
+
+MODELS = [
+    ("resnet", "resnet18", "layer2"),
+    ("resnet", "resnet50", "layer2.0"),
+    ("vit", "deit_tiny", "blocks.0"),
+    ("gpt2", "gpt2", "h.0"),
+    ("efficientnet", "b0", "blocks.4"),
+    ("swin", "swin_tiny", "layers.1.blocks.0"),
+    ("bert", "bert", 1),
+]
+
+
+@pytest.mark.parametrize(("spec", "name", "joint"), MODELS)
+def test_the_halves_of_a_model_give_the_whole(spec: str, name: str, joint: Any) -> None:
+    whole = model(spec, name)
+    first, second = (checked(o.graph) for o in (cut(whole, end=joint), cut(whole, start=joint)))
+    ((between, ref),) = first.outputs.items()
+    assert second.inputs[between].types[0] == first.type(ref)
+    x = given(whole)
+    y = wide(first)({k: x[k] for k in first.inputs})
+    again = wide(second)({k: y.get(k, x.get(k)) for k in second.inputs})
+    for output, expected in wide(whole)(x).items():
+        assert numpy.array_equal(again[output], expected)
+    assert set(first.parameters) | set(second.parameters) == set(whole.parameters)
+    shared = {"wte.weight"} if name == "gpt2" else set[str]()
+    assert set(first.parameters) & set(second.parameters) == shared
+
+
+def test_a_part_between_two_joints() -> None:
+    whole = model("resnet", "resnet18")
+    middle = checked(cut(whole, "layer1", "layer3").graph)
+    assert {p.split(".")[0] for p in middle.parameters} == {"layer2", "layer3"}
+    assert list(middle.inputs) == ["layer1"]
+    assert list(middle.outputs) == ["layer3"]
+    assert set(middle.scopes) == {"layer2.0", "layer3.0"}
+    taken = wide(features(whole, ["layer1", "layer3"]).graph)(given(whole))
+    assert numpy.array_equal(wide(middle)({"layer1": taken["layer1"]})["layer3"], taken["layer3"])
+
+
+def test_an_output_keeps_its_name_and_a_number_is_a_block() -> None:
+    whole = model("gpt2", "gpt2")
+    assert list(cut(whole, 1).graph.outputs) == ["logits"]
+    assert list(cut(whole, end="ln_f").graph.outputs) == ["ln_f"]
+    assert list(cut(whole, 1, 2).graph.inputs) == ["h_0"]
+    assert list(cut(whole, 0, 2).graph.inputs) == ["dropout"]
+    assert print_graph(cut(whole, "h.0", "h.1").graph) == print_graph(cut(whole, 1, 2).graph)
+
+
+def test_a_part_of_several_joints() -> None:
+    whole = model("unet", "unet")
+    with pytest.raises(Refusal, match="pass by %bottleneck.relu_1") as caught:
+        cut(whole, "bottleneck")
+    assert caught.value.nodes == tuple(f"encoder{i}.relu_1" for i in (4, 3, 2, 1))
+    joints: list[Any] = [*caught.value.nodes, "bottleneck"]
+    second = checked(cut(whole, joints).graph)
+    first = checked(cut(whole, end=joints).graph)
+    x = given(whole)
+    assert list(first.outputs) == list(second.inputs)
+    (expected,) = wide(whole)(x).values()
+    (found,) = wide(second)(wide(first)(x)).values()
+    assert numpy.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "text"),
+    [
+        ("layer9", None, "no joint layer9"),
+        (None, 7, "4 blocks, so there is no joint 7"),
+        ("layer3", "layer1", "nothing leads from %layer3.0.relu_1 to %layer1.0.relu_1"),
+        ("layer2.0.conv1", None, "pass by %layer2.0.conv1"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(start: Any, end: Any, text: str) -> None:
+    with pytest.raises(Refusal, match=text):
+        cut(model("resnet", "resnet18"), start, end)
+
+
+@pytest.mark.parametrize(("spec", "name"), [(s, n) for s, n, _ in MODELS])
+@pytest.mark.parametrize("at", ["blocks", "stages"])
+def test_features_are_the_values_inside(spec: str, name: str, at: str) -> None:
+    whole = model(spec, name)
+    found = checked(features(whole, at).graph)
+    own = blocks(whole)
+    assert len(found.outputs) == (len(own) if at == "blocks" else len(stages(whole)))
+    assert [found.type(r).shape[1:] for r in found.outputs.values()][-1] == whole.type(own[-1].output).shape[1:]
+    x = given(whole)
+    y = wide(found)(x)
+    last = wide(cut(whole, end=own[-1].path).graph)(x)
+    assert numpy.array_equal(y[list(found.outputs)[-1]], next(iter(last.values())))
+
+
+# -------------------------------------------------------------------------------------------------------------- graft
+
+
+@pytest.mark.parametrize(("spec", "name", "joint"), MODELS)
+def test_a_network_grafted_onto_itself_is_the_same_function(spec: str, name: str, joint: Any) -> None:
+    whole = model(spec, name)
+    made = checked(graft(whole, whole, joint).graph)
+    assert measure(whole, made, Contract()).absolute == 0
+    assert {p.split(".")[0] for p in made.parameters} == {name, f"{name}_1"}
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_a_graft_at_each_block(n: int) -> None:
+    first, second = model("resnet", "resnet18"), model("resnet", "resnet18", 1)
+    made = graft(first, second, n, freeze=True, fresh=True)
+    graph = checked(made.graph)
+    head = [p for p in graph.parameters.values() if p.path.startswith("resnet18.")]
+    assert all(not p.trainable for p in head)
+    assert all(numpy.array_equal(value(p), value(first.parameters[p.path[9:]])) for p in head)
+    assert [p.path for p in head] == list(made.sources)
+    other = graft(first, second, n, freeze=True, fresh=True, seed=1).graph
+    assert print_graph(other) == print_graph(graph)
+    changed = {
+        path for path, p in graph.parameters.items() if not numpy.array_equal(value(p), value(other.parameters[path]))
+    }
+    weights = {p for p in graph.parameters if p.startswith("resnet18_1.") and "bn" not in p and "downsample.1" not in p}
+    assert changed == weights
+
+
+def test_a_graft_of_other_widths_is_refused_or_adapted() -> None:
+    first, second = model("resnet", "resnet18"), model("resnet", "resnet34")
+    with pytest.raises(Refusal, match=r"f32\[N, 32, 8, 8\].*f32\[N, 16, 8, 8\]") as caught:
+        graft(first, second, "layer2")
+    assert caught.value.fix == "adapt = true"
+    assert caught.value.nodes == ("layer2.0.relu_1", "layer2.1.relu_1")
+    graph = checked(graft(first, second, "layer2", adapt=True).graph)
+    assert graph.parameters["adapter.project.weight"].type == type_of("f32[16, 32, 1, 1]")
+    with pytest.raises(Refusal, match="cannot be made a sequence"):
+        graft(first, model("vit", "deit_tiny"), "layer2", "blocks.0", adapt=True)
