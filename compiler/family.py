@@ -27,6 +27,9 @@ class Family:
     """Members that were whole models before, by their names."""
     notes: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"the family {self.name} of {self.count:,} models"
+
     def member(self, number: int) -> Graph:
         """Member `number` as an ordinary graph, with the parameters of the store under their paths there.
 

@@ -289,9 +289,9 @@ class Program:
             return self._model(scope, e, name)
         if isinstance(e, t.Call) and self._is_transform(scope, e.function):
             return self._invoked(scope, None, e, name)
-        if isinstance(e, t.Index) and len(e.items) == 1 and isinstance(e.value, t.Name):
-            family = self._named(scope, e.value)
-            if isinstance(family, Family):
+        if isinstance(e, t.Index) and len(e.items) == 1:
+            family = self._family_before(scope, e.value, name)
+            if family is not None:
                 made = self._member(family, self._value(scope, cast(t.Expr, e.items[0]), name), e.span)
                 return replace(made, name=name, graph=replace(made.graph, name=name))
         if isinstance(e, t.Pipe):
@@ -356,6 +356,16 @@ class Program:
         """What a file-level name stands for; None where there is none."""
         return self._resolve(scope, name.text, name.span) if name.text in scope.names else None
 
+    def _family_before(self, scope: FileScope, e: t.Expr, name: str) -> Family | None:
+        """The family that an index stands behind, if that is what it stands behind."""
+        if isinstance(e, t.Name):
+            found = self._named(scope, e)
+        elif isinstance(e, t.Pipe) or (isinstance(e, t.Call) and self._is_transform(scope, e.function)):
+            found = self._value(scope, e, name)
+        else:
+            found = None
+        return found if isinstance(found, Family) else None
+
     def _is_transform(self, scope: FileScope, function: t.Expr) -> bool:
         if not isinstance(function, t.Name) or function.text in scope.names or function.text in library():
             return False
@@ -399,7 +409,7 @@ class Program:
             return replace(made, name=name)
         made = renamed(made, name)
         first = used[0]
-        applied = tuple(dict.fromkeys(a for m in used for a in m.applied))
+        applied = tuple({id(a): a for m in used for a in m.applied}.values())
         reports = tuple(r for m in used for r in m.reports)
         stages = (*first.stages, made.stage)
         return Model(name, made.outcome.graph, reports, self.spec_hash, frozenset(), stages, (*applied, made))

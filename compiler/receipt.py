@@ -125,9 +125,9 @@ def _sources(applied: Applied) -> dict[str, dict[str, Parameter]]:
     for path in applied.outcome.graph.parameters:
         own: dict[str, Parameter] = {}
         for source in applied.outcome.sources.get(path, (path,)):
-            ways = [f"{name}:{source}" for name in names]
-            ways += [f"{name}:{source[len(name) + 1 :]}" for name in names if source.startswith(f"{name}.")]
-            own |= {way: known[way] for way in ways if way in known}
+            ways = [f"{name}:{source[len(name) + 1 :]}" for name in names if source.startswith(f"{name}.")]
+            ways += [f"{name}:{source}" for name in names]
+            own |= {way: known[way] for way in [w for w in ways if w in known][:1]}
         found[path] = own
     return found
 

@@ -77,8 +77,8 @@ class Transform:
 
     @property
     def summary(self) -> str:
-        """The first line of its documentation."""
-        return self.doc.partition("\n")[0]
+        """The first sentence of its documentation."""
+        return " ".join(self.doc.split()).partition(". ")[0].rstrip(".:") + "."
 
 
 @dataclass(frozen=True)
