@@ -5,8 +5,9 @@ There is no generator state to save: order, augmentation and dropout follow from
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -18,21 +19,26 @@ from safetensors.torch import save_file
 
 from ...compiler.dataset import Dataset
 from ...compiler.diagnostic import Diagnostic, NetcError
+from ...compiler.family import Family
 from ...compiler.files import written_whole
-from ...compiler.graph import Graph
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.csv"
+MEMBERS = "members.csv"
 MODEL = "model.safetensors"
 
 
 class Row(NamedTuple):
     """One epoch's line of metrics.csv. The training columns are of the batches as they came, the others of the test set
-    after the epoch. `seconds` count from the start, over all resumed parts."""
+    after the epoch; of a family, of its anchors on average. `train_loss` is all that is made small; `distill_loss` and
+    `feature_loss` are what the teacher adds to it, before their weights, and 0 without one. `seconds` count from the
+    start, over all resumed parts."""
 
     epoch: int
     step: int
     train_loss: float
+    distill_loss: float
+    feature_loss: float
     train_accuracy: float
     val_loss: float
     val_accuracy: float
@@ -45,40 +51,62 @@ class Progress:
     """How far a run is: steps taken, what has been summed in the running epoch, rows of the finished ones."""
 
     step: int = 0
-    totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    """Loss, hits and examples."""
+    totals: list[float] = field(default_factory=lambda: [0.0] * 5)
+    """Loss, its two parts from a teacher, hits and examples."""
     seconds: float = 0.0
     rows: list[Row] = field(default_factory=list[Row])
+    before: list[float] = field(default_factory=list[float])
+    """Accuracies of a family's measured members before the first step."""
 
 
-def fingerprint(graph: Graph, data: Dataset) -> dict[str, str]:
-    """What a run is of: hashes of the graph's structure and of the training examples."""
-    nodes = [(n.path, n.op, n.inputs, n.types, n.phase) for n in graph.nodes.values()]
-    parameters = [(p.path, p.type, p.trainable) for p in graph.parameters.values()]
-    structure = repr((nodes, parameters, graph.outputs)).encode()
+class MemberRow(NamedTuple):
+    """One line of members.csv. MACs are for one example, accuracies on the test set; `anchor` is the name of the whole
+    model that the member was, or empty."""
+
+    member: int
+    label: str
+    macs: int
+    accuracy_before: float
+    accuracy_after: float
+    anchor: str
+
+
+def fingerprint(family: Family, members: Iterable[int], data: Dataset) -> dict[str, str]:
+    """What a run is of: hashes of the structure of some members and of the family, and of the training examples."""
+    graphs = [family.member(number) for number in members]
+    nodes = [[(n.path, n.op, n.inputs, n.types, n.phase) for n in graph.nodes.values()] for graph in graphs]
+    parameters = [(p.path, p.type, p.trainable) for p in family.parameters.values()]
+    structure = repr((nodes, parameters, [g.outputs for g in graphs], family.count)).encode()
     examples = blake2b(data.train.x.data, digest_size=16)
     examples.update(data.train.y.data)
     return {"graph": blake2b(structure, digest_size=16).hexdigest(), "data": examples.hexdigest()}
 
 
-def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers, each once however often it is used."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
 def save(
-    path: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, about: Mapping[str, Any]
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    about: Mapping[str, Any],
 ) -> None:
     """Write the checkpoint. `about` identifies the run, as JSON values.
 
     Raises:
         NetcError: where the file cannot be written.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in tensors_of(module).items()}
-    for name, parameter in module.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    write_tensors(path, tensors, {"progress": asdict(progress), "about": dict(about)})
+    stored = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        for key, value in optimizer.state.get(tensor, {}).items():
+            stored[f"optimizer.{key}.{name}"] = value
+    write_tensors(path, stored, {"progress": asdict(progress), "about": dict(about)})
+
+
+def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """A table, whole or not at all."""
+    with written_whole(path) as partial, partial.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
@@ -95,9 +123,9 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappi
 
 
 def restore(
-    path: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any]
+    path: Path, tensors: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, about: Mapping[str, Any]
 ) -> Progress:
-    """Fill the module and optimizer from a checkpoint of the same run.
+    """Fill the tensors and optimizer from a checkpoint of the same run.
 
     Raises:
         NetcError: where the file is no checkpoint, or one of another run, with every difference.
@@ -107,7 +135,7 @@ def restore(
             header = json.loads((file.metadata() or {})["netc"])
             _compare(path, header["about"], about)
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 the library's object is no mapping
-        return _fill(stored, header["progress"], module, optimizer)
+        return _fill(stored, header["progress"], tensors, optimizer)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise NetcError([Diagnostic("bad-checkpoint", f"{path} is no checkpoint of netc train: {reason}")]) from error
@@ -116,23 +144,22 @@ def restore(
 def _fill(
     stored: Mapping[str, torch.Tensor],
     progress: Mapping[str, Any],
-    module: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
 ) -> Progress:
     with torch.no_grad():
-        for name, tensor in tensors_of(module).items():
+        for name, tensor in tensors.items():
             tensor.copy_(stored[f"model.{name}"])
-    parameters = dict(module.named_parameters())
     for name, tensor in stored.items():
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
             key, _, owner = rest.partition(".")
-            parameter = parameters[owner]
+            parameter = tensors[owner]
             # Adam's step counter stays a scalar on the CPU; anything else lies in memory as its parameter does.
             like = tensor.clone() if tensor.ndim == 0 else torch.empty_like(parameter).copy_(tensor)
             optimizer.state[parameter][key] = like
     rows = [Row(*row) for row in progress["rows"]]
-    return Progress(progress["step"], progress["totals"], progress["seconds"], rows)
+    return Progress(progress["step"], progress["totals"], progress["seconds"], rows, progress["before"])
 
 
 def _compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -149,4 +176,4 @@ def _compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> N
 
 
 def _described(name: str, value: Any) -> str:
-    return f"another {name}" if name in ("graph", "data") else f"{name} = {value}"
+    return f"another {name}" if name in ("graph", "data", "teacher") else f"{name} = {value}"

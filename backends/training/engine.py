@@ -40,7 +40,7 @@ class Engine:
         """Whether this process writes and reports."""
         return self.index == 0
 
-    def average(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def average(self, parameters: Iterable[torch.Tensor]) -> None:
         """Average the gradients over the processes, all in one message.
 
         Not by DistributedDataParallel, which regroups the gradients after its first step: with three processes or more
@@ -56,10 +56,10 @@ class Engine:
         """The sum over the processes, in each of them."""
         return tensor if self._accelerator is None else self._accelerator.reduce(tensor, "sum")
 
-    def share(self, module: torch.nn.Module) -> None:
+    def share(self, buffers: Iterable[torch.Tensor]) -> None:
         """Give every process the first one's buffers: running statistics differ by each one's last batch."""
         if self._accelerator is not None:
-            for buffer in module.buffers():
+            for buffer in buffers:
                 torch.distributed.broadcast(buffer, 0)
 
     def close(self) -> None:

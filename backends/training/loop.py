@@ -1,20 +1,19 @@
 """The training run: from a graph, data and options to weights and metrics.
 
-A run is a function of its options, graph, data, number of processes, device and threads. Whatever is random in step
-`s` is drawn from a generator seeded by (seed, s, process), and the order of the examples from (seed, epoch), so a run
-that is continued from a checkpoint takes the very steps it would have taken.
+A run is a function of its options, graph, teacher, data, number of processes, device and threads. Whatever is random
+in step `s` is drawn from a generator seeded by (seed, s, process), the member of a family that learns in it by one
+seeded by (seed, s), and the order of the examples by (seed, epoch), so a run that is continued from a checkpoint takes
+the very steps it would have taken.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,31 @@ from rich.progress import Progress as ProgressBar
 from torch.nn import functional
 
 from ...compiler.dataset import Dataset, Examples, load_data
-from ...compiler.diagnostic import Diagnostic, NetcError
-from ...compiler.files import written_whole
+from ...compiler.diagnostic import Diagnostic, NetcError, nearest
+from ...compiler.family import Family
 from ...compiler.graph import Graph
 from .augment import flip, shift
-from .checkpoint import CHECKPOINT, METRICS, MODEL, Progress, Row, fingerprint, restore, save, tensors_of, write_tensors
+from .checkpoint import (
+    CHECKPOINT,
+    MEMBERS,
+    METRICS,
+    MODEL,
+    MemberRow,
+    Progress,
+    Row,
+    fingerprint,
+    restore,
+    save,
+    write_rows,
+    write_tensors,
+)
+from .classifier import Classifier
+from .distillation import Distillation, Lesson, check_teacher, distillation, numbers_of, pairs
 from .engine import Engine
-from .options import TrainingOptions
+from .members import Members, family_of, frozen, with_numbers
+from .options import OF_FAMILIES, TrainingOptions
+from .sampler import Sampler
+from .seed import STEP, order, seed_of
 from .task import AUXILIARY, Task, fit
 
 _EVALUATION_BATCH = 1000
@@ -40,23 +57,32 @@ _EVALUATION_BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The rows of metrics.csv, the last of them that of the written model, and the folder they lie in."""
+    """The rows of metrics.csv, the last of them that of the written model, of members.csv, and the folder of both."""
 
     rows: tuple[Row, ...]
     folder: Path
+    members: tuple[MemberRow, ...] = ()
 
     @property
     def model(self) -> Path:
-        """The weights, under the graph's parameter names."""
+        """The weights, under the graph's parameter names; of a family, of all of its members."""
         return self.folder / MODEL
 
 
-def train(graph: Graph, options: TrainingOptions, console: Console | None = None) -> Result:
-    """Train a graph as a classifier from the graph's own weights, or initial ones of the options' seed.
+def train(
+    model: Graph | Family, options: TrainingOptions, console: Console | None = None, teacher: Graph | None = None
+) -> Result:
+    """Train a graph as a classifier from the graph's own weights, or initial ones of the options' seed; or a family,
+    one member a step.
 
     Writes into the output folder metrics.csv (a line an epoch), checkpoint.safetensors (every epoch, and every
-    `checkpoint_steps`) and at the end model.safetensors, each replaced whole. The loss is the cross entropy of the
-    logits, plus 0.3 times that of further logits of the train phase, plus `penalty` times every output of rank 0.
+    `checkpoint_steps`) and at the end model.safetensors, each replaced whole; and of a family members.csv, the accuracy
+    of its members before and after.
+
+    The loss is the cross entropy of the logits, plus 0.3 times that of further logits of the train phase, plus
+    `penalty` times every output of rank 0. A teacher takes the share `distill` of it for its softened logits, and adds
+    the error of `features`, times `feature_weight`. The teacher of a family may be one of its anchors, as at the start.
+
     Numbers are standardised by the training set's mean and standard deviation, which both files keep in their headers;
     an integer input takes the data as they are. Progress goes to `console`, if any.
 
@@ -64,42 +90,77 @@ def train(graph: Graph, options: TrainingOptions, console: Console | None = None
         NetcError: where graph, data, options and folder do not fit together, or the loss stops being a number.
     """
     data = load_data(options.data)
-    task = fit(graph, data)
+    family = model if isinstance(model, Family) else family_of(model)
+    task = fit(family.member(0), data)
+    teacher = teacher or _anchor(family, options)
     engine = Engine(options.device)
-    _check(options, data, task, engine)
+    _check(model, options, data, task, engine)
+    if teacher is not None:
+        check_teacher(teacher, task, data)
+    if options.freeze is not None:
+        family = frozen(family, options.freeze)
     with _reproducible(engine.device):
-        run = _Run(graph, data, task, options, engine)
+        run = _Run(with_numbers(family, options.seed), teacher, data, task, options, engine)
         if options.resume:
             run.resume()
         run.go(console)
     engine.close()
-    return Result(tuple(run.progress.rows), options.output)
+    return Result(tuple(run.progress.rows), options.output, tuple(run.members_after))
 
 
-def _check(options: TrainingOptions, data: Dataset, task: Task, engine: Engine) -> None:
-    problems: list[Diagnostic] = []
+def _anchor(family: Family, options: TrainingOptions) -> Graph | None:
+    """The anchor that the options name as the teacher."""
+    if options.teacher is None:
+        return None
+    if options.teacher in family.anchors:
+        return family.member(family.anchors[options.teacher])
+    notes = (f"the anchors: {', '.join(family.anchors)}",) if family.anchors else ()
+    message = f"teacher = {options.teacher}: {family.name} has no anchor of this name"
+    fix = nearest(options.teacher, family.anchors)
+    raise NetcError([Diagnostic("unknown-teacher", message, notes=notes, fix=f"teacher = {fix}" if fix else None)])
+
+
+def _check(model: Graph | Family, options: TrainingOptions, data: Dataset, task: Task, engine: Engine) -> None:
+    problems = [
+        *_check_batch(options, data, engine),
+        *_check_effect(model, options, data, task),
+        *_check_folder(options),
+    ]
+    if problems:
+        raise NetcError(problems)
+
+
+def _check_batch(options: TrainingOptions, data: Dataset, engine: Engine) -> Iterator[Diagnostic]:
     size = len(data.train)
     if options.batch > size:
         message = f"a batch of {options.batch} is larger than the training set of {size}"
-        problems.append(Diagnostic("bad-option", message, fix=f"batch = {max(2, size // 10)}"))
+        yield Diagnostic("bad-option", message, fix=f"batch = {max(2, size // 10)}")
     if options.batch % engine.count or options.batch < 2 * engine.count:
         message = (
             f"a batch of {options.batch} does not divide into two examples or more for each of {engine.count} processes"
         )
-        problems.append(
-            Diagnostic("bad-option", message, fix=f"batch = {engine.count * max(2, options.batch // engine.count)}")
-        )
+        fix = f"batch = {engine.count * max(2, options.batch // engine.count)}"
+        yield Diagnostic("bad-option", message, fix=fix)
+
+
+def _check_effect(model: Graph | Family, options: TrainingOptions, data: Dataset, task: Task) -> Iterator[Diagnostic]:
+    def idle(name: str, reason: str) -> Diagnostic:
+        return Diagnostic("option-without-effect", reason, fix=f"leave {name} out")
+
+    given = options.model_fields_set
     if len(data.shape) == 1:
         for name in ("shift", "flip"):
             if getattr(options, name):
-                message = f"{name} is for images, and an example of {data.name} is a vector of {data.shape[0]}"
-                problems.append(Diagnostic("option-without-effect", message, fix=f"leave {name} out"))
-    if "penalty" in options.model_fields_set and not task.penalties:
-        message = "penalty has no effect: the model has no output of rank 0 in the train phase"
-        problems.append(Diagnostic("option-without-effect", message, fix="leave penalty out"))
-    problems.extend(_check_folder(options))
-    if problems:
-        raise NetcError(problems)
+                yield idle(name, f"{name} is for images, and an example of {data.name} is a vector of {data.shape[0]}")
+    if "penalty" in given and not task.penalties:
+        yield idle("penalty", "penalty has no effect: the model has no output of rank 0 in the train phase")
+    if isinstance(model, Graph):
+        for name in OF_FAMILIES:
+            if name in given:
+                yield idle(name, f"{name} has no effect: {model.name} is one model, and no family")
+    elif options.features is not None:
+        message = "features are matched with one model's values, and each member of a family has its own"
+        yield Diagnostic("bad-option", message, fix="leave features out: the teacher's logits teach every member")
 
 
 def _check_folder(options: TrainingOptions) -> Iterator[Diagnostic]:
@@ -136,15 +197,31 @@ def _reproducible(device: torch.device) -> Generator[None]:
 
 
 class _Run:
-    """The state of one process: model, optimizer, the data on its device, and how far it is."""
+    """The state of one process: models, optimizer, the data on its device, and how far it is."""
 
-    def __init__(self, graph: Graph, data: Dataset, task: Task, options: TrainingOptions, engine: Engine) -> None:
-        from ..pytorch import module
-
-        self.graph, self.data, self.task, self.options, self.engine = graph, data, task, options, engine
-        # Convolutions are a fifth faster with channels last on CPUs too; only the strides differ.
-        self.module = module(graph, seed=options.seed).to(engine.device)
-        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(
+        self,
+        family: Family,
+        teacher: Graph | None,
+        data: Dataset,
+        task: Task,
+        options: TrainingOptions,
+        engine: Engine,
+    ) -> None:
+        self.data, self.task, self.options, self.engine = data, task, options, engine
+        matched = []
+        if teacher is not None and options.features is not None:
+            matched = pairs(options.features, family.member(0), teacher, data)
+        features = [pair.student for pair in matched]
+        self.members = Members(family, data, engine.device, features, freeze_statistics=options.freeze_statistics)
+        self.distillation: Distillation | None = None
+        self.identity = {**fingerprint(family, self.members.anchors, data)}
+        if teacher is not None:
+            self.distillation = distillation(teacher, matched, data, options, engine.device)
+            self.identity["teacher"] = numbers_of(teacher)
+        self.sampler = Sampler(self.members, options)
+        self.measured = self.members.spread(options.evaluate) if len(self.members) > 1 else []
+        self.members_after: list[MemberRow] = []
         self.progress = Progress()
         self.steps_per_epoch = len(data.train) // options.batch
         wide = (-1, *(1,) * (len(data.shape) - 1))
@@ -153,13 +230,20 @@ class _Run:
         self.std = torch.from_numpy(data.std).reshape(wide).to(engine.device)
         self.train = _on_device(data.train, task, engine.device)
         self.test = _on_device(data.test, task, engine.device)
-        self.optimizer = _optimizer(self.module, options)
+        self.learnt = [t for t in self.tensors.values() if t.requires_grad]
+        self.optimizer = _optimizer(self.members, self.learnt, options)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that a checkpoint keeps."""
+        projections = self.distillation.projections if self.distillation else {}
+        return {**self.members.tensors, **{f"netc_projection_{i}": p for i, p in projections.items()}}
 
     @property
     def about(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be of this run."""
         machine = {"processes": self.engine.count, "device": self.engine.device.type}
-        return {**self.options.identity, **fingerprint(self.graph, self.data), **machine, **self.standardisation}
+        return {**self.options.identity, **self.identity, **machine, **self.standardisation}
 
     @property
     def standardisation(self) -> dict[str, list[float]]:
@@ -169,7 +253,7 @@ class _Run:
         for stale in self.options.output.glob(".*.safetensors.*.partial"):
             if self.engine.first:
                 stale.unlink(missing_ok=True)
-        self.progress = restore(self.options.output / CHECKPOINT, self.module, self.optimizer, self.about)
+        self.progress = restore(self.options.output / CHECKPOINT, self.tensors, self.optimizer, self.about)
 
     def go(self, console: Console | None) -> None:
         """Take the steps that remain, and write the model."""
@@ -178,6 +262,8 @@ class _Run:
         if not self.engine.first:
             self.totals.zero_()
         self._make_folder()
+        if not self.progress.step:
+            self.progress.before = [self._evaluate(self.members[n])[1] for n in self.measured]
         with _bar(console if self.engine.first else None) as bar:
             total = self.options.epochs * self.steps_per_epoch
             shown = bar.add_task("", total=total, completed=self.progress.step)
@@ -194,9 +280,20 @@ class _Run:
                     bar.console.print(
                         _line(self.progress.rows[-1], self.options.epochs), highlight=False, soft_wrap=True
                     )
+        after = [self._evaluate(self.members[n])[1] for n in self.measured]
+        self.members_after = list(self._member_rows(after))
         if self.engine.first:
             self._write_metrics()
+            if self.measured:
+                write_rows(self.options.output / MEMBERS, MemberRow._fields, self.members_after)
             self._write_model()
+
+    def _member_rows(self, after: Sequence[float]) -> Iterator[MemberRow]:
+        family = self.members.family
+        anchors = {number: name for name, number in family.anchors.items()}
+        for number, first, last in zip(self.measured, self.progress.before, after, strict=True):
+            macs, anchor = self.members.macs[number], anchors.get(number, "")
+            yield MemberRow(number, family.label(number), macs, first, last, anchor)
 
     def _make_folder(self) -> None:
         try:
@@ -210,26 +307,31 @@ class _Run:
     def _step(self) -> None:
         step = self.progress.step
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = _order(self.options.seed, epoch, len(self.data.train))
+        places = order(self.options.seed, epoch, len(self.data.train))
         share = self.options.batch // self.engine.count
         first = place * self.options.batch + self.engine.index * share
-        chosen = order[first : first + share].to(self.engine.device)
-        torch.manual_seed(_seed(self.options.seed, 1, step, self.engine.index))
+        chosen = places[first : first + share].to(self.engine.device)
+        learning = [self.members[n] for n in self.sampler(step)]
+        torch.manual_seed(seed_of(self.options.seed, STEP, step, self.engine.index))
         x, y = self._inputs(self.train[0][chosen], augment=True), self.train[1][chosen]
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate(step, self.steps_per_epoch)
-        self.module.train()
-        loss, logits = self._loss(x, y)
         self.optimizer.zero_grad()
-        loss.backward()
-        self.engine.average(self.module.parameters())
+        lesson = self.distillation.teach(x, mixed=self._mixed) if self.distillation else None
+        for member in learning:
+            member.train()
+            losses, logits = self._loss(member, x, y, lesson)
+            (losses[0] / len(learning)).backward()
+            hits = (logits.detach().argmax(1) == y).sum()
+            means = torch.stack([loss.detach().double() * len(y) for loss in losses] + [hits.double()])
+            self.totals[:4] += means / len(learning)
+        self.totals[4] += len(y)
+        self.engine.average(self.learnt)
         self.optimizer.step()
-        hits = (logits.detach().argmax(1) == y).sum()
-        self.totals += torch.stack([loss.detach().double() * len(y), hits.double(), hits.new_tensor(len(y)).double()])
         self.progress.step += 1
 
     def _inputs(self, x: torch.Tensor, *, augment: bool = False) -> torch.Tensor:
-        """Stored examples as the model takes them: of its dtype, augmented, standardised, in its shape."""
+        """Stored examples as models take them: of their dtype, augmented, standardised."""
         x = x.to(self.dtype)
         if augment and self.options.shift:
             x = shift(x, self.options.shift)
@@ -237,38 +339,45 @@ class _Run:
             x = flip(x)
         if self.dtype.is_floating_point:
             x = (x - self.mean) / self.std
-        return x.reshape(len(x), *self.task.shape)
+        return x
 
-    def _loss(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of a batch, and its logits."""
-        outputs = self._outputs(x)
-        logits = outputs[self.task.logits]
-        smoothing = self.options.label_smoothing
+    @property
+    def _mixed(self) -> bool:
+        return self.options.precision == "bf16"
+
+    def _loss(
+        self, member: Classifier, x: torch.Tensor, y: torch.Tensor, lesson: Lesson | None
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+        """The loss of a batch and its two parts from the teacher, and the logits."""
+        outputs = member(x, mixed=self._mixed)
+        task, options = member.task, self.options
+        logits = outputs[task.logits]
+        smoothing = options.label_smoothing
         loss = functional.cross_entropy(logits, y, label_smoothing=smoothing)
-        for name in self.task.auxiliary:
+        for name in task.auxiliary:
             loss = loss + AUXILIARY * functional.cross_entropy(outputs[name], y, label_smoothing=smoothing)
-        for name in self.task.penalties:
-            loss = loss + self.options.penalty * outputs[name]
-        return loss, logits
-
-    def _outputs(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
-            result = self.module(x)
-        values = (result,) if isinstance(result, torch.Tensor) else result
-        names = self.task.outputs(training=self.module.training)
-        return {name: value.float() for name, value in zip(names, values, strict=True)}
+        soft = match = torch.zeros((), device=x.device)
+        if self.distillation and lesson:
+            soft = self.distillation.soft(lesson, logits)
+            loss = (1 - options.distill) * loss + options.distill * soft
+            if lesson.features:
+                match = self.distillation.match(lesson, [outputs[n] for n in member.features])
+                loss = loss + options.feature_weight * match
+        for name in task.penalties:
+            loss = loss + options.penalty * outputs[name]
+        return (loss, soft, match), logits
 
     @torch.no_grad()
-    def _evaluate(self) -> tuple[float, float]:
-        """Mean cross entropy and accuracy on the test set, which the processes share out."""
-        self.module.eval()
-        self.engine.share(self.module)
+    def _evaluate(self, member: Classifier) -> tuple[float, float]:
+        """Mean cross entropy and accuracy of a member on the test set, which the processes share out."""
+        member.eval()
+        self.engine.share(self.members.buffers.values())
         totals = torch.zeros(2, dtype=torch.float64, device=self.engine.device)
         mine = slice(self.engine.index, None, self.engine.count)
         x_all, y_all = self.test[0][mine], self.test[1][mine]
         for first in range(0, len(y_all), _EVALUATION_BATCH):
             x, y = (t[first : first + _EVALUATION_BATCH] for t in (x_all, y_all))
-            logits = self._outputs(self._inputs(x))[self.task.logits]
+            logits = member(self._inputs(x), mixed=self._mixed)[member.task.logits]
             loss = functional.cross_entropy(logits, y, reduction="sum")
             totals += torch.stack([loss.double(), (logits.argmax(1) == y).sum().double()])
         loss, hits = self.engine.sum(totals).tolist()
@@ -288,14 +397,16 @@ class _Run:
             raise NetcError([Diagnostic("training-diverged", message, fix=fix)])
 
     def _end_epoch(self, start: float) -> None:
-        loss, hits, count = self._sum()
-        val_loss, val_accuracy = self._evaluate()
+        *sums, count = self._sum()
+        loss, soft, match, hits = (total / count for total in sums)
+        found = [self._evaluate(self.members[n]) for n in self.members.anchors]
+        val_loss, val_accuracy = (sum(values) / len(found) for values in zip(*found, strict=True))
         self._check_finite(val_loss)
         step = self.progress.step
         rate = self.options.rate(step - 1, self.steps_per_epoch)
         seconds = round(time.monotonic() - start, 3)
         epoch = step // self.steps_per_epoch
-        self.progress.rows.append(Row(epoch, step, loss / count, hits / count, val_loss, val_accuracy, rate, seconds))
+        self.progress.rows.append(Row(epoch, step, loss, soft, match, hits, val_loss, val_accuracy, rate, seconds))
         self.totals.zero_()
         if self.engine.first:
             self._write_metrics()
@@ -304,28 +415,25 @@ class _Run:
         self.progress.totals = self._sum()
         self.progress.seconds = time.monotonic() - start
         if self.engine.first:
-            save(self.options.output / CHECKPOINT, self.module, self.optimizer, self.progress, self.about)
+            save(self.options.output / CHECKPOINT, self.tensors, self.optimizer, self.progress, self.about)
 
     def _write_metrics(self) -> None:
-        with written_whole(self.options.output / METRICS) as partial, partial.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(Row._fields)
-            writer.writerows(self.progress.rows)
+        write_rows(self.options.output / METRICS, Row._fields, self.progress.rows)
 
     def _write_model(self) -> None:
-        found = tensors_of(self.module)
+        found = self.members.tensors
         about = {**self.standardisation, "data": self.data.name, "val_accuracy": self.progress.rows[-1].val_accuracy}
-        write_tensors(self.options.output / MODEL, {path: found[path] for path in self.graph.parameters}, about)
+        tensors = {path: found[path] for path in self.members.family.parameters}
+        write_tensors(self.options.output / MODEL, tensors, about)
 
 
-def _optimizer(module: torch.nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+def _optimizer(members: Members, learnt: Sequence[torch.Tensor], options: TrainingOptions) -> torch.optim.Optimizer:
     """Weight decay is for matrices and kernels; scales, shifts and biases go without.
 
     Raises:
         NetcError: where every parameter is frozen.
     """
-    learnt = [p for p in module.parameters() if p.requires_grad]
-    if not learnt:
+    if not any(p.requires_grad for p in members.parameters.values()):
         raise NetcError([Diagnostic("nothing-to-train", "the model has no parameter that is not frozen")])
     groups: list[dict[str, Any]] = [
         {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": options.weight_decay},
@@ -341,17 +449,6 @@ def _on_device(examples: Examples, task: Task, device: torch.device) -> tuple[to
     """Bytes stay bytes, four times as small, until a batch of them is wanted."""
     x = examples.x if examples.x.dtype == numpy.uint8 else examples.x.astype(task.dtype.as_numpy)
     return torch.from_numpy(x).to(device), torch.from_numpy(examples.y).to(device)
-
-
-def _seed(*numbers: int) -> int:
-    return int(numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0])
-
-
-@lru_cache(maxsize=1)
-def _order(seed: int, epoch: int, count: int) -> torch.Tensor:
-    """The order in which an epoch takes the examples."""
-    generator = numpy.random.Generator(numpy.random.Philox(_seed(seed, 0, epoch)))
-    return torch.from_numpy(generator.permutation(count))
 
 
 def _bar(console: Console | None) -> ProgressBar:

@@ -38,6 +38,36 @@ class TrainingOptions(BaseModel):
     penalty: float = Field(
         1.0, ge=0, description="weight in the loss of each output of rank 0 that the model has in training"
     )
+    teacher: str | None = Field(
+        None,
+        description="a trained model to distil from: FILE:MODEL, a model of the same file, or an anchor of a family",
+    )
+    distill: float = Field(
+        0.5, ge=0, le=1, description="share in the loss of the teacher's logits; the labels have the rest"
+    )
+    temperature: float = Field(2.0, gt=0, description="that softens the logits of both (Hinton et al., 2015)")
+    features: str | None = Field(
+        None,
+        description="inner values to be learnt from the teacher: paths of taps, modules or nodes, `student = teacher` "
+        "with commas between, or one path where both have the same; a learnt projection joins different widths",
+    )
+    feature_weight: float = Field(1.0, ge=0, description="weight in the loss of the features' relative squared error")
+    freeze: str | None = Field(
+        None, description="parameters to be left as they are: patterns over paths, with commas between"
+    )
+    freeze_statistics: bool = Field(
+        False, description="batch norm uses its running statistics in training too, and leaves them as they are"
+    )
+    sampler: Literal["uniform", "flops"] = Field(
+        "uniform",
+        description="of the member of a family that learns in a step: all alike, or first a range of MACs, all ranges "
+        "alike, then a member in it",
+    )
+    bins: int = Field(8, ge=2, description="ranges of MACs of the flops sampler")
+    sandwich: bool = Field(False, description="the cheapest and the dearest member of a family learn in each step too")
+    evaluate: int = Field(
+        0, ge=0, description="members of a family to be measured before and after, evenly by MACs; 0 for all"
+    )
     shift: int = Field(0, ge=0, description="random shifts of images by up to so many pixels")
     flip: bool = Field(False, description="random mirroring of images, left to right")
     precision: Literal["f32", "bf16"] = Field("f32", description="bf16: automatic mixed precision")
@@ -48,8 +78,8 @@ class TrainingOptions(BaseModel):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The options on which the result depends, as JSON values."""
-        return self.model_dump(mode="json", exclude={"output", "checkpoint_steps", "resume", "device"})
+        """The options on which the result depends, as JSON values. The teacher is told by its numbers."""
+        return self.model_dump(mode="json", exclude={"output", "checkpoint_steps", "resume", "device", "teacher"})
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of 0-based step `step`: a linear warm-up, then the schedule over the steps that remain."""
@@ -69,7 +99,17 @@ _NEEDS = {
     "nesterov": ("optimizer", "sgd"),
     "step_epochs": ("schedule", "step"),
     "step_factor": ("schedule", "step"),
+    "bins": ("sampler", "flops"),
 }
+_NEEDS_ANY = {
+    "distill": "teacher",
+    "temperature": "teacher",
+    "features": "teacher",
+    "feature_weight": "features",
+}
+
+OF_FAMILIES = ("sampler", "bins", "sandwich", "evaluate")
+"""Options that mean nothing to a single model."""
 
 
 def parse_options(values: Mapping[str, Any]) -> TrainingOptions:
@@ -123,6 +163,13 @@ def _conflicts(options: TrainingOptions) -> Iterator[Diagnostic]:
                 "option-without-effect",
                 f"{name} has no effect with {other} = {chosen}",
                 fix=f"{other} = {needed}, or leave {name} out",
+            )
+    for name, other in _NEEDS_ANY.items():
+        if name in options.model_fields_set and getattr(options, other) is None:
+            yield Diagnostic(
+                "option-without-effect",
+                f"{name} has no effect without {other}",
+                fix=f"give {other}, or leave {name} out",
             )
     if options.nesterov and options.momentum == 0:
         yield Diagnostic("option-without-effect", "nesterov needs a momentum above 0", fix="momentum = 0.9")

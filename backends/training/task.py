@@ -31,13 +31,17 @@ class Task:
     """Further logits, of the train phase."""
     penalties: tuple[str, ...]
     """Numbers to be added to the loss as they are: outputs of rank 0."""
-    phases: Mapping[str, Phase]
-    """Of the outputs, in the graph's order."""
 
-    def outputs(self, *, training: bool) -> tuple[str, ...]:
-        """The outputs that the model then has."""
-        absent = "infer" if training else "train"
-        return tuple(name for name, phase in self.phases.items() if phase != absent)
+
+def sizes(graph: Graph, task: Task) -> dict[str, Dim]:
+    """The graph's symbols with their values for one example."""
+    (node,) = graph.inputs.values()
+    return {**(_bind(node.types[0].shape[1:], task.shape) or {}), str(_batch(node)): 1}
+
+
+def phase_of(graph: Graph, ref: Ref) -> Phase:
+    """The phase in which a value exists."""
+    return graph.nodes[ref.node].phase if isinstance(ref, Value) else "both"
 
 
 def fit(graph: Graph, data: Dataset) -> Task:
@@ -64,7 +68,7 @@ def fit(graph: Graph, data: Dataset) -> Task:
             *_transposed(kind.shape[1:], data.shape),
             fix=f"declare the input as {kind.dtype.value}{shown((batch, *wanted))}",
         )
-    phases: dict[str, Phase] = {name: _phase(graph, ref) for name, ref in graph.outputs.items()}
+    phases: dict[str, Phase] = {name: phase_of(graph, ref) for name, ref in graph.outputs.items()}
     penalties = tuple(n for n in phases if phases[n] != "infer" and _is_penalty(graph, n))
     judged = [n for n, phase in phases.items() if phase == "both" and n not in penalties]
     if len(judged) != 1:
@@ -80,7 +84,7 @@ def fit(graph: Graph, data: Dataset) -> Task:
     problems = [p for p in (*checks, *_check_rows(graph, node, data)) if p]
     if problems:
         raise NetcError(problems)
-    return Task(shape, kind.dtype, judged[0], auxiliary, penalties, phases)
+    return Task(shape, kind.dtype, judged[0], auxiliary, penalties)
 
 
 def _is_penalty(graph: Graph, name: str) -> bool:
@@ -170,10 +174,6 @@ def _transposed(wanted: Shape, given: tuple[int, ...]) -> tuple[str, ...]:
     if len(given) == 3 and _bind(wanted, (given[2], given[0], given[1])) is not None:
         return ("the data seem to have their channels last: numpy.moveaxis(x, -1, 1) puts them first",)
     return ()
-
-
-def _phase(graph: Graph, ref: Ref) -> Phase:
-    return graph.nodes[ref.node].phase if isinstance(ref, Value) else "both"
 
 
 def _check_logits(graph: Graph, name: str, batch: Dim, known: Mapping[str, Dim], data: Dataset) -> Diagnostic | None:
