@@ -1,0 +1,56 @@
+"""What a model may cost: `macs <= 24 M`, for one example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from ..cost import REFERENCE, Report, cost, free_symbols
+from ..diagnostic import nearest
+from ..graph import Graph
+from ..types import Dim
+from .register import Limit, Refusal
+
+QUANTITIES: dict[str, Callable[[Report], Dim]] = {
+    "macs": lambda report: report.macs,
+    "parameters": lambda report: report.parameters,
+    "activations": lambda report: report.total.activations,
+    "peak": lambda report: report.total.peak,
+    "bytes": lambda report: report.total.weight_bytes,
+}
+"""What a limit can be set to: multiply-accumulates, unique parameters, bytes of all activations, of those alive at one
+time, and of the parameters."""
+
+_NAMES = {"params": "parameters"}
+_ONE = frozenset({"N", "B"})
+
+
+def spent(graph: Graph, quantity: str) -> int:
+    """What a model costs for one example, in inference. Symbols other than the batch count as `REFERENCE`.
+
+    Raises:
+        Refusal: where there is no such quantity.
+    """
+    name = _NAMES.get(quantity, quantity)
+    if name not in QUANTITIES:
+        message = f"there is no limit of {quantity}"
+        raise Refusal(message, option="limit", notes=(", ".join(QUANTITIES),), fix=nearest(quantity, QUANTITIES))
+    sizes = {symbol: 1 if symbol in _ONE else REFERENCE for symbol in free_symbols(graph)}
+    return cast(int, QUANTITIES[name](cost(graph, sizes)))
+
+
+def meets(graph: Graph, limit: Limit) -> bool:
+    """Whether a model costs no more than a limit allows.
+
+    Raises:
+        Refusal: where there is no such quantity, or the limit says how much there must be at least.
+    """
+    if limit.relation not in ("<=", "<"):
+        raise Refusal(f"{said(limit)} is no upper limit", option="limit", fix=said(limit, "<="))
+    found = spent(graph, limit.quantity)
+    return found <= limit.value if limit.relation == "<=" else found < limit.value
+
+
+def said(limit: Limit, relation: str | None = None) -> str:
+    """A limit in words."""
+    return f"{limit.quantity} {relation or limit.relation} {limit.value:,.0f}".replace(",", "_")

@@ -1,0 +1,382 @@
+"""Taking out of a model: units of its dimensions, whole blocks, single numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import netc
+import numpy as np
+import pytest
+import torch
+import torch_pruning
+from netc.compiler.axes import analyse
+from netc.compiler.backend import backend
+from netc.compiler.calibration import Calibration, Noise
+from netc.compiler.contract import Contract
+from netc.compiler.cost import cost
+from netc.compiler.graph import Graph, ParameterRef, verify
+from netc.compiler.measure import measure
+from netc.compiler.probe import bound, inputs, probed
+from netc.compiler.source import Source
+from netc.compiler.transforms.importance import Importance
+from netc.compiler.transforms.limit import spent
+from netc.compiler.transforms.prune import prune
+from netc.compiler.transforms.register import Limit, Refusal
+from netc.compiler.weights import InMemory, value
+from strategies import Builder
+from test_pytorch import load as loaded
+from test_specs import MODELS, ROOT, program, small
+from test_text import check_round_trip
+from torch.utils.flop_counter import FlopCounterMode
+
+QUICK = {
+    "digits",
+    "deit_tiny",
+    "densenet121",
+    "gru_tagger",
+    "llama_micro",
+    "mobilenet_v2",
+    "resnext50_32x4d",
+    "swin_tiny",
+}
+
+NOISE = Calibration("noise", Noise(samples=4))
+
+
+@cache
+def model(spec: str, name: str) -> Graph:
+    return probed(program(ROOT / "specs" / f"{spec}.net").model(name).graph)
+
+
+def numbers(graph: Graph, path: str) -> np.ndarray:
+    return value(graph.parameters[path])
+
+
+def changed(graph: Graph, arrays: Mapping[str, np.ndarray]) -> Graph:
+    return graph.with_parameters([replace(graph.parameters[p], data=InMemory(a)) for p, a in arrays.items()])
+
+
+def written(graph: Graph) -> None:
+    """It holds together, has a text that says all of it, and runs."""
+    verify(graph)
+    check_round_trip(graph)
+    fixed = bound(graph)
+    found = backend("pytorch").Interpreter(fixed, "infer")(inputs(fixed))
+    assert {n: a.shape for n, a in found.items()} == {n: fixed.type(fixed.outputs[n]).shape for n in found}
+    assert all(np.isfinite(a).all() for a in found.values())
+
+
+# ---------------------------------------------------------------------------------------------------- torch-pruning
+
+
+def theirs(graph: Graph, **options: Any) -> torch.nn.Module:
+    """The module of a ResNet as torch-pruning cuts it."""
+    net = backend("pytorch").module(graph)
+    for parameter in net.parameters():
+        parameter.requires_grad_()
+    x = torch.randn(1, 3, 32, 32)
+    score = torch_pruning.importance.GroupMagnitudeImportance(p=options.pop("p", 2))
+    torch_pruning.pruner.BasePruner(net, x, score, ignored_layers=[net.linear], **options).step()
+    return net
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [
+        ({"pruning_ratio": 0.3}, {"ratio": 0.3}),
+        ({"pruning_ratio": 0.3, "p": 1}, {"ratio": 0.3, "score": "l1"}),
+        ({"pruning_ratio": 0.5, "global_pruning": True}, {"ratio": 0.5, "scope": "global"}),
+        ({"pruning_ratio": 0.4, "round_to": 4}, {"ratio": 0.4, "divisor": 4}),
+    ],
+    ids=["l2", "l1", "global", "multiples"],
+)
+def test_torch_pruning_cuts_resnet_56_likewise(options: dict[str, Any], own: dict[str, Any]) -> None:
+    """The same numbers stay in every tensor: so the same layers were tied, and the same channels went."""
+    graph = model("resnet_cifar", "resnet56_projected")
+    net, after = theirs(graph, **options), prune(graph, **own).graph
+    state = net.state_dict()
+    for path, parameter in after.parameters.items():
+        np.testing.assert_array_equal(value(parameter), state[path].numpy(), err_msg=path)
+    assert cost(after).parameters == sum(p.numel() for p in net.parameters()) < 0.6 * 855_770
+    with FlopCounterMode(display=False) as counter:
+        net(torch.randn(1, 3, 32, 32))
+    assert spent(after, "macs") == counter.get_total_flops() // 2
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(netc.Model("after", after).torch()(x), net.eval()(x))
+
+
+def test_torch_pruning_finds_the_same_groups() -> None:
+    """Layer by layer: what is tied to what, and on which side."""
+    graph = model("resnet_cifar", "resnet56_projected")
+    net = backend("pytorch").module(graph)
+    for parameter in net.parameters():
+        parameter.requires_grad_()
+    found = torch_pruning.DependencyGraph().build_dependency(net, example_inputs=torch.randn(1, 3, 32, 32))
+    names = {module: name for name, module in net.named_modules()}
+    groups: set[frozenset[tuple[str, bool]]] = set()
+    for group in found.get_all_groups(ignored_layers=[net.linear]):
+        own = [(names.get(d.target.module, ""), d.is_out if hasattr(d, "is_out") else _out(d)) for d, _ in group]
+        groups.add(frozenset((n, out) for n, out in own if n))
+    ours: set[frozenset[tuple[str, bool]]] = set()
+    for c in analyse(graph).classes:
+        if c.cuttable:
+            weights = [(str(p.ref)[1:].rpartition(".")[0], p.axis == 0) for p in c.places]
+            ours.add(frozenset(weights))
+    assert len(ours) == 30
+    assert groups == ours
+
+
+def _out(dependency: Any) -> bool:
+    return "out_channels" in dependency.handler.__name__
+
+
+# ---------------------------------------------------------------------------------------------------- what goes
+
+
+def test_dead_units_go_first_and_nothing_changes() -> None:
+    """In all three stages at once, whose channels the padded shortcuts tie."""
+    graph = model("resnet_cifar", "resnet20")
+    dead = [3, 7, 8, 12]
+    a = analyse(graph)
+    stem = a.of(ParameterRef("conv1.weight"), 0)[0][0]
+    arrays: dict[str, np.ndarray] = {}
+    for place in stem.places:
+        path = str(place.ref)[1:]
+        array = arrays.setdefault(path, numbers(graph, path).copy())
+        units = (slice(None),) * place.axis + ([int(str(place.offset)) + d for d in dead],)
+        if path.endswith(("weight", "bias", "mean")):
+            array[units] = 0
+    graph = changed(graph, arrays)
+    after = prune(graph, at=["conv1", "*.conv2"], ratio=0.25).graph
+    assert after.parameters["conv1.weight"].type.shape[0] == 12
+    assert after.parameters["layer3.2.conv2.weight"].type.shape[0] == 60
+    found = measure(graph, after, Contract())
+    assert found.kept, found
+
+
+def fused(heads: int = 4, width: int = 32) -> Graph:
+    """A transformer block whose queries, keys and values are one layer."""
+    text = f"""
+    module Attention(heads) (x: [N, T, D]) -> [N, T, D] {{
+        q, k, v = x |> linear(3 * D) as qkv |> rearrange("n t (three h d) -> three n h t d", three = 3, h = heads)
+                    |> split([1, 1, 1], 0)
+        y = scaled_dot_product_attention(q |> squeeze([0]), k |> squeeze([0]), v |> squeeze([0]))
+        return y |> rearrange("n h t d -> n t (h d)") |> linear(D) as proj
+    }}
+
+    module Block(heads) (x: [N, T, D]) -> [N, T, D] {{
+        x = x + (x |> layer_norm as norm1 |> Attention(heads) as attn)
+        return x + (x |> layer_norm as norm2 |> linear(4 * D) as fc1 |> gelu |> linear(D) as fc2)
+    }}
+
+    model block = Block({heads}) (x: f32[N, 5, {width}])
+    """
+    return probed(netc.compiler.program.read_source(Source("block.net", text)).model("block").graph)
+
+
+def test_fused_attention_is_cut_by_whole_heads() -> None:
+    graph = fused()
+    cut = prune(graph, at="attn", ratio=0.5)
+    qkv = numbers(cut.graph, "attn.qkv.weight")
+    assert qkv.shape == (3 * 2 * 8, 32)
+    whole = numbers(graph, "attn.qkv.weight").reshape(3, 4, 8, 32)
+    scores = Importance(graph, "l2").unit(_class_of(graph, "attn.qkv.weight", 0))
+    assert scores is not None
+    best = sorted(np.argsort(scores)[2:])
+    np.testing.assert_array_equal(qkv.reshape(3, 2, 8, 32), whole[:, best])
+    np.testing.assert_array_equal(
+        numbers(cut.graph, "attn.proj.weight"),
+        numbers(graph, "attn.proj.weight").reshape(32, 4, 8)[:, best].reshape(32, 16),
+    )
+    assert numbers(cut.graph, "fc1.weight").shape == (128, 32)
+    assert cut.notes == ("attn.qkv: 4 heads of 8 → 2", "inputs and outputs keep their shapes")
+    written(cut.graph)
+    inside = prune(graph, at="attn", ratio=0.5, within=True).graph
+    assert numbers(inside, "attn.qkv.weight").shape == (3 * 2 * 4, 32)
+    written(inside)
+
+
+def _class_of(graph: Graph, path: str, axis: int) -> Any:
+    a = analyse(graph)
+    return next(c for c, _ in a.of(ParameterRef(path), axis) if c.permutable)
+
+
+def test_a_head_whose_output_is_not_read_is_cut_without_a_change() -> None:
+    """It is the whole head that goes, in queries, keys and values: nothing of it is left in another."""
+    graph = fused()
+    proj, qkv = numbers(graph, "attn.proj.weight").copy(), numbers(graph, "attn.qkv.weight").copy()
+    proj[:, 8:16] = 0
+    qkv.reshape(3, 4, 8, 32)[:, 1] *= 1e-3
+    graph = changed(graph, {"attn.proj.weight": proj, "attn.qkv.weight": qkv})
+    assert measure(graph, prune(graph, at="*.qkv", ratio=0.25).graph, Contract()).kept
+    assert not measure(graph, prune(graph, at="fc1", ratio=0.25).graph, Contract()).kept
+
+
+def test_groups_go_whole() -> None:
+    graph = probed(small(*next(p.values for p in MODELS if p.values[1] == "resnext50_32x4d")))
+    after = prune(graph, at="layer1.0.conv1", ratio=0.5).graph
+    assert after.parameters["layer1.0.conv2.weight"].type.shape == (16, 4, 3, 3)
+    assert after.nodes["layer1.0.conv2"].op.groups == 4  # pyright: ignore[reportAttributeAccessIssue]
+    inside = prune(graph, at=["layer1.0.conv1", "layer1.0.conv2"], ratio=0.5, within=True).graph
+    assert inside.parameters["layer1.0.conv2.weight"].type.shape == (8, 2, 3, 3)
+
+
+def test_importance_is_averaged_over_places() -> None:
+    b = Builder()
+    x = b.input("x", "f32[2, 3]")
+    y = b("linear", x, b.parameter("a.weight", (4, 3)), b.parameter("a.bias", (4,)), path="a")
+    graph = probed(b.done(b("linear", b("relu", y), b.parameter("c.weight", (2, 4)), None, path="c")))
+    own = _class_of(graph, "a.weight", 0)
+    a, c = numbers(graph, "a.weight").astype(float), numbers(graph, "c.weight").astype(float)
+    wanted = {"l2": (np.square(a).sum(1) + np.square(c).sum(0)) / 2, "l1": (abs(a).sum(1) + abs(c).sum(0)) / 2}
+    for score, each in wanted.items():
+        np.testing.assert_allclose(Importance(graph, score).unit(own), each)  # pyright: ignore[reportArgumentType]
+    assert Importance(graph, "batch_norm").unit(own) is None
+    given = np.zeros((4, 3))
+    given[[1, 3]] = 1
+    after = prune(graph, score={"a.weight": given}).graph
+    np.testing.assert_array_equal(numbers(after, "a.weight"), numbers(graph, "a.weight")[[1, 3]])
+
+
+def test_taylor_is_the_gradient_times_the_weight() -> None:
+    graph = model("digits", "digits")
+    x = NOISE.inputs(graph)["x"]
+    net = netc.Model("digits", graph).torch()
+    for parameter in net.parameters():
+        parameter.requires_grad_()
+    (net(torch.from_numpy(x)).square().sum() / len(x)).backward()
+    found = Importance(graph, "taylor", NOISE)
+    for path, parameter in net.named_parameters():
+        if path.endswith("weight"):
+            assert parameter.grad is not None
+            wanted = (parameter * parameter.grad).abs().detach().numpy()
+            np.testing.assert_allclose(found.numbers(path), wanted, rtol=1e-4, atol=1e-7)
+    after = prune(graph, score="taylor", calibration=NOISE).graph
+    written(after)
+    assert any(
+        not np.array_equal(value(p), value(prune(graph).graph.parameters[n])) for n, p in after.parameters.items()
+    )
+
+
+def test_gains_of_batch_norms() -> None:
+    graph = model("resnet_cifar", "resnet20")
+    after = prune(graph, at="layer1.0.conv1", ratio=0.5, score="batch_norm").graph
+    gain = numbers(graph, "layer1.0.bn1.weight")
+    kept = np.sort(np.argsort(abs(gain))[8:])
+    np.testing.assert_array_equal(numbers(after, "layer1.0.bn1.weight"), gain[kept])
+    with pytest.raises(Refusal, match="nothing that can be cut has a score"):
+        prune(model("digits", "digits"), score="batch_norm")
+
+
+def test_one_ranking_of_all() -> None:
+    graph = model("resnet_cifar", "resnet56_projected")
+    after = prune(graph, ratio=0.7, scope="global").graph
+    sizes = [c.size for c in analyse(graph).classes if c.permutable]
+    left = [after.type(c.places[0].ref).shape[c.places[0].axis] for c in analyse(graph).classes if c.permutable]
+    assert sum(map(int, map(str, left))) == int(sum(map(int, map(str, sizes))) * 0.3)
+    assert min(map(int, map(str, left))) >= 1
+    assert len({int(str(a)) / int(str(b)) for a, b in zip(left, sizes, strict=True)}) > 5
+
+
+def test_what_has_no_numbers_is_drawn() -> None:
+    graph = program(ROOT / "specs/digits.net").model("digits").graph
+    a, b, c = (prune(graph, seed=seed).graph for seed in (0, 0, 1))
+    path = "conv2.weight"
+    np.testing.assert_array_equal(numbers(a, path), numbers(b, path))
+    assert not np.array_equal(numbers(a, path), numbers(c, path))
+    rows = {r.tobytes() for r in value(graph.parameters["conv1.weight"])}
+    assert {r.tobytes() for r in numbers(a, "conv1.weight")} < rows
+
+
+# ---------------------------------------------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+@pytest.mark.parametrize(("quantity", "share"), [("macs", 0.5), ("parameters", 0.3), ("activations", 0.6)])
+def test_a_limit_is_met_by_as_little_as_can_be(scope: Any, quantity: str, share: float) -> None:
+    graph = model("resnet_cifar", "resnet20")
+    limit = int(share * spent(graph, quantity))
+    after = prune(graph, limit=Limit(quantity, "<=", limit), scope=scope).graph
+    found = spent(after, quantity)
+    assert found <= limit
+    every = {spent(prune(graph, ratio=r, scope=scope).graph, quantity) for r in np.linspace(0.05, 0.95, 19)}
+    assert max(c for c in every if c <= limit) <= found
+    written(after)
+
+
+def test_limits_out_of_reach_and_met() -> None:
+    graph = model("digits", "digits")
+    with pytest.raises(Refusal, match="macs <= 100 is out of reach") as caught:
+        prune(graph, limit=Limit("macs", "<=", 100))
+    least = spent(prune(graph, ratio=0.999).graph, "macs")
+    assert caught.value.notes == (f"with one unit left of each dimension, macs = {least:_}",)
+    with pytest.raises(Refusal, match="holds already: macs = 315_904"):
+        prune(graph, limit=Limit("macs", "<=", 1e6))
+    with pytest.raises(Refusal, match="is no upper limit"):
+        prune(graph, limit=Limit("macs", ">=", 1e5))
+    with pytest.raises(Refusal, match="there is no limit of mac"):
+        prune(graph, limit=Limit("mac", "<=", 1e5))
+
+
+def test_sizes_are_multiples() -> None:
+    after = prune(model("resnet_cifar", "resnet56_projected"), ratio=0.3, divisor=8).graph
+    assert {n.op.name for n in after.nodes.values()} >= {"conv2d"}
+    assert {p.type.shape[0] for p in after.parameters.values() if p.type.rank == 4} == {8, 16, 40}
+    heads = prune(fused(), at="attn", ratio=0.5, divisor=16).graph
+    assert numbers(heads, "attn.qkv.weight").shape == (48, 32)
+
+
+# ---------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "nodes"),
+    [
+        ({"at": "linear"}, "nothing there can be cut", ()),
+        ({"at": "layer1.0.conv2"}, "9 other layers make the same 16 units", ("conv1", "layer1.1.conv2")),
+        ({"at": "layr1"}, 'no layer matches "layr1"', ()),
+        ({"ratio": 1.5}, "a ratio of 1.5 is not between 0 and 1", ()),
+        ({"at": "layer1.0.conv1", "divisor": 16}, "no unit goes at a ratio of 0.5", ()),
+        ({"ratio": 0.5, "limit": Limit("macs", "<=", 1)}, "give a ratio or a limit", ()),
+        ({"divisor": 0}, "a divisor of 0", ()),
+        ({"score": {"conv.weight": np.ones(3)}}, "a score is given for conv.weight", ()),
+        ({"score": {"conv1.weight": np.ones(3)}}, r"the score of conv1.weight is \[3\]", ("conv1.weight",)),
+    ],
+)
+def test_refusals(options: dict[str, Any], message: str, nodes: tuple[str, ...]) -> None:
+    with pytest.raises(Refusal, match=message) as caught:
+        prune(model("resnet_cifar", "resnet56_projected"), **options)
+    assert caught.value.nodes[:2] == nodes
+
+
+def test_an_output_says_why_it_stays() -> None:
+    with pytest.raises(Refusal) as caught:
+        prune(model("resnet_cifar", "resnet56_projected"), at="linear")
+    assert any("it is an axis of the output logits" in note for note in caught.value.notes)
+
+
+# ---------------------------------------------------------------------------------------------------- every spec
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [p if p.values[1] in QUICK else pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in MODELS],
+)
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
+def test_every_spec_is_pruned_written_and_read(path: Path, name: str, ratio: float, tmp_path: Path) -> None:
+    graph = small(path, name)
+    found = prune(graph, ratio=ratio)
+    assert found.contract == Contract("alters")
+    written(found.graph)
+    assert spent(found.graph, "parameters") < spent(graph, "parameters")
+    code, data = backend("pytorch").export(found.graph, tmp_path)
+    given = [torch.from_numpy(x) for x in inputs(bound(found.graph)).values()]
+    with torch.no_grad():
+        again, net = loaded(code).load(data)(*given), netc.Model(name, found.graph).torch()(*given)
+    for x, y in zip(*(v if isinstance(v, tuple) else (v,) for v in (again, net)), strict=True):
+        assert torch.equal(x, y)
