@@ -1,0 +1,71 @@
+"""A block once more, somewhere else in its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+
+from ..blocks import Block
+from ..graph import Edit, Graph, Parameter, ParameterRef, Ref, Value
+from .numbers import filled
+
+
+def free_path(edit: Edit, graph: Graph, path: str) -> str:
+    """`path_1`, or the first of `path_2`, … below which there is nothing."""
+    taken = {*graph.nodes, *graph.parameters, *graph.scopes, *(p.path for p in edit.parameters())}
+    number = 1
+    while any(t == f"{path}_{number}" or t.startswith(f"{path}_{number}.") for t in taken):
+        number += 1
+    return f"{path}_{number}"
+
+
+def copy_block(
+    edit: Edit,
+    graph: Graph,
+    block: Block,
+    path: str,
+    given: Mapping[Ref, Ref],
+    own: Collection[str],
+    numbers: Mapping[str, Callable[[Parameter], Parameter]],
+    seed: int = 0,
+) -> tuple[Ref, dict[str, str]]:
+    """Add the nodes of a block at another path, with the parameters `own` as copies and the others as they are.
+
+    `given` says what stands for values from outside, `numbers` gives parameters, by their old paths, other numbers.
+
+    Returns:
+        What stands for the output of the block, and the new path of each parameter that is a copy.
+    """
+    done: dict[Ref, Ref] = dict(given)
+    copies: dict[str, str] = {}
+
+    def moved(old: str) -> str:
+        if old == block.path or old.startswith(f"{block.path}."):
+            return path + old[len(block.path) :]
+        return f"{path}.{old}"
+
+    for name in block.nodes:
+        node = graph.nodes[name]
+        for ref in node.refs:
+            if isinstance(ref, ParameterRef) and ref.parameter in own and ref not in done:
+                copies[ref.parameter] = moved(ref.parameter)
+                parameter = replace(filled(graph.parameters[ref.parameter], seed), path=copies[ref.parameter])
+                done[ref] = edit.parameter(numbers.get(ref.parameter, lambda p: p)(parameter))
+        inputs = [None if r is None else done.get(r, r) for r in node.inputs]
+        new = edit.add(moved(name), node.op, *inputs, phase=node.phase, origin=node.origin)
+        done.update(zip(node.values, new.values, strict=True))
+    for scope in graph.scopes.values():
+        if scope.path == block.path or scope.path.startswith(f"{block.path}."):
+            edit.scope(replace(scope, path=moved(scope.path), instance=moved(scope.instance)))
+    return done[block.output], copies
+
+
+def read_instead(edit: Edit, graph: Graph, old: Value, new: Ref) -> None:
+    """Every node of the graph that reads a value, and every output that is it, reads another instead; nodes that were
+    added in this batch do not."""
+    for node in graph.users.get(old, ()):
+        inputs = edit.node(node.path).inputs
+        edit.set(node.path, inputs=[new if ref == old else ref for ref in inputs])
+    for name, ref in graph.outputs.items():
+        if ref == old:
+            edit.output(name, new)
