@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from .contract import Contract
 from .cost import cost
+from .diagnostic import Diagnostic, Label
 from .graph import Graph, Parameter, ParameterRef
 from .invoke import Applied
 from .measure import measure
@@ -96,6 +97,19 @@ def receipt(applied: Applied, *, measured: bool = True, seed: int = 0) -> Receip
         tuple(_tied(applied.models, after)),
         tuple(name if several else name.partition(":")[2] for name in known if name not in used),
     )
+
+
+def broken(applied: Iterable[Applied], seed: int = 0) -> list[Diagnostic]:
+    """A message for each transform that does not keep what it promises; see `receipt`."""
+    found: list[Diagnostic] = []
+    for one in applied:
+        if one.outcome.contract.tolerance is not None:
+            measured = _measured(one, seed)
+            if measured is None or not measured.kept:
+                far = f"{measured.worst} differs by {measured.relative:.3g}" if measured else "its inputs differ"
+                message = f"{one} broke its contract {one.outcome.contract}: {far}"
+                found.append(Diagnostic("contract-broken", message, (Label(one.span),)))
+    return found
 
 
 def _measured(applied: Applied, seed: int) -> Measurement | None:

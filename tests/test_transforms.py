@@ -285,6 +285,9 @@ family f = both_of(small, other)
     broken = run(app, ["receipt", f"{path}:m"])
     assert broken.exit_code == 1
     assert "BROKEN" in broken.output
+    checked = run(app, ["check", "--verify", str(path)])
+    assert checked.exit_code == 1
+    assert "broke its contract exact: output differs by 1" in " ".join(checked.output.split())
     fine = run(app, ["receipt", f"{path}:n", "--format", "json"])
     assert fine.exit_code == 0
     (found,) = json.loads(fine.output)

@@ -74,6 +74,7 @@ def netc(
 @app.command()
 def check(
     files: Annotated[list[Path], typer.Argument(help="The .net files.")],
+    verify: VerifyOption = False,
     form: FormatOption = Format.text,
     budget: BudgetOption = [],  # noqa: B006 (typer reads the default)
     allow: AllowOption = None,
@@ -83,7 +84,7 @@ def check(
     lines: list[str] = []
     for path in files:
         try:
-            lines.extend(_check_file(path, budget, allow, found))
+            lines.extend(_check_file(path, budget, allow, verify, found))
         except NetcError as error:
             found.extend(error.diagnostics)
     if form == Format.json or len(found):
@@ -97,7 +98,9 @@ def check(
         print("\n".join(lines))
 
 
-def _check_file(path: Path, budget: Sequence[str], allow: Path | None, found: Diagnostics) -> Iterator[str]:
+def _check_file(
+    path: Path, budget: Sequence[str], allow: Path | None, verify: bool, found: Diagnostics
+) -> Iterator[str]:
     from .compiler.expectation import compare
 
     program, _ = opened(str(path), budget, allow)
@@ -107,6 +110,11 @@ def _check_file(path: Path, budget: Sequence[str], allow: Path | None, found: Di
         return
     for expectation in program.expectations():
         found.extend(compare(expectation, program.model(expectation.model)))
+    if verify:
+        from .compiler.receipt import broken
+
+        applied = {id(a): a for name in program.models for a in program.model(name).applied}
+        found.extend(broken(applied.values()))
     for name in program.declared_passes():
         yield f"{path}:{name}  {program.described(name)}"
     for name in program.families:

@@ -41,7 +41,7 @@ LevelOption = Annotated[int | None, typer.Option("-O", min=0, max=3, help="Optim
 PassesOption = Annotated[
     str | None, typer.Option("-p", "--passes", metavar="PASS,…", help="Passes to run: fold,eliminate_dead{…}.")
 ]
-VerifyOption = Annotated[bool, typer.Option("--verify", help="Measure every pass against its contract.")]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Measure every pass and transform against its contract.")]
 
 
 @contextmanager
@@ -131,6 +131,11 @@ def traced(
     start = model.graph
     check = None
     if verify:
+        from .compiler.receipt import broken
+
+        problems = broken(model.applied, seed)
+        if problems:
+            raise NetcError(problems)
         from .compiler.measure import Meter
         from .compiler.probe import probed
 
