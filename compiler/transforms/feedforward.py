@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from os.path import commonprefix
+from itertools import takewhile
 from typing import cast
 
 from ..axes import Analysis, AxisClass, Place
@@ -139,8 +139,9 @@ def _only_there(graph: Graph, places: dict[str, Place], inside: set[str]) -> boo
 
 def _scope(nodes: list[str]) -> str:
     """What the paths of nodes have in common, in whole names."""
-    parts = commonprefix([path.split(".")[:-1] for path in nodes])
-    return ".".join(cast("list[str]", parts)) or nodes[-1]
+    names = zip(*(path.split(".")[:-1] for path in nodes), strict=False)
+    common = takewhile(lambda level: len(set(level)) == 1, names)
+    return ".".join(level[0] for level in common) or nodes[-1]
 
 
 def beginnings(parts: list[FeedForward]) -> Iterator[tuple[FeedForward, str]]:
