@@ -53,16 +53,23 @@ class FamilyModule(nn.Module):
             KeyError: where there is no such anchor.
         """
         number = self.family.anchors[member] if isinstance(member, str) else member
-        if number not in self._members:
-            self._members[number] = self._made(number)
+        self.member(number)
         self.active = number
         return self
 
+    def member(self, number: int) -> nn.Module:
+        """A member as a module of its own, over the same parameters.
+
+        Raises:
+            IndexError: where there is no such member.
+        """
+        if number not in self._members:
+            self._members[number] = self._made(number)
+        return self._members[number]
+
     def forward(self, *inputs: torch.Tensor) -> Any:
         """What the chosen member gives."""
-        if self.active not in self._members:
-            self.use(self.active)
-        return self._members[self.active](*inputs)
+        return self.member(self.active)(*inputs)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

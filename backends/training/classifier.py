@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -12,6 +12,8 @@ from ...compiler.diagnostic import Diagnostic, Label, NetcError
 from ...compiler.graph import Graph, Node, ParameterRef, Ref
 from ...compiler.operators.normalization import BatchNorm
 from .task import Task, fit, phase_of
+
+_FEATURE = "netc_feature_"
 
 
 @dataclass(eq=False)
@@ -65,29 +67,32 @@ def _no_layer(node: Node) -> NetcError:
     return NetcError([Diagnostic("bad-option", message, tuple(Label(s) for s in node.origin[:1]))])
 
 
-def classifier(
-    graph: Graph, data: Dataset, device: torch.device, seed: int = 0, features: Sequence[Ref] = ()
-) -> Classifier:
-    """The module of a graph, with its numbers, and with these values of the graph among its outputs.
+def with_features(graph: Graph, features: Sequence[Ref]) -> Graph:
+    """The graph with values inside it among its outputs."""
+    edit = graph.edit()
+    for i, ref in enumerate(features):
+        edit.output(f"{_FEATURE}{i}", ref)
+    return edit.done()
+
+
+def classifier(graph: Graph, module: torch.nn.Module, data: Dataset) -> Classifier:
+    """A graph's module, perhaps `with_features`, as a classifier of the data.
 
     Raises:
         NetcError: where the graph does not fit the data.
     """
-    from ..pytorch import module
-
-    task = fit(graph, data)
-    edit = graph.edit()
-    added = tuple(f"netc_feature_{i}" for i in range(len(features)))
-    for name, ref in zip(added, features, strict=True):
-        edit.output(name, ref)
-    whole = edit.done()
-    phases = {name: phase_of(whole, ref) for name, ref in whole.outputs.items()}
+    own = {name: ref for name, ref in graph.outputs.items() if not name.startswith(_FEATURE)}
+    phases = {name: phase_of(graph, ref) for name, ref in graph.outputs.items()}
     names = {
         training: tuple(n for n, phase in phases.items() if phase != ("infer" if training else "train"))
         for training in (True, False)
     }
-    made = module(whole, seed).to(device)
-    for tensor in made.parameters():  # convolutions are a fifth faster with channels last on CPUs too
+    features = tuple(name for name in graph.outputs if name not in own)
+    return Classifier(fit(replace(graph, outputs=own), data), module, names, features)
+
+
+def channels_last(module: torch.nn.Module) -> None:
+    """Convolutions are a fifth faster with channels last on CPUs too; only the strides differ."""
+    for tensor in (*module.parameters(), *module.buffers()):
         if tensor.ndim == 4:
             tensor.data = tensor.data.to(memory_format=torch.channels_last)
-    return Classifier(task, made, names, added)

@@ -16,7 +16,7 @@ from ...compiler.diagnostic import Diagnostic, NetcError, nearest
 from ...compiler.graph import Graph, Ref
 from ...compiler.types import TensorType
 from ...compiler.weights import value
-from .classifier import Classifier, classifier
+from .classifier import Classifier, channels_last, classifier, with_features
 from .options import TrainingOptions
 from .seed import PROJECTION, generator
 from .task import Task, fit, phase_of, sizes
@@ -98,7 +98,7 @@ def _pair(text: str, student: Graph, teacher: Graph, data: Dataset) -> Pair:
 
 
 def _type(graph: Graph, ref: Ref, data: Dataset) -> TensorType:
-    return graph.type(ref).substitute(sizes(graph, fit(graph, data)))
+    return graph.type(ref).substitute(sizes(graph, data))
 
 
 def check_teacher(teacher: Graph, student: Task, data: Dataset) -> None:
@@ -163,8 +163,11 @@ def distillation(
     teacher: Graph, matched: Sequence[Pair], data: Dataset, options: TrainingOptions, device: torch.device
 ) -> Distillation:
     """The teacher on a device, with projections drawn from the run's seed."""
-    made = classifier(teacher, data, device, options.seed, [p.teacher for p in matched])
-    made.module.requires_grad_(False)
+    from ..pytorch import module
+
+    whole = with_features(teacher, [p.teacher for p in matched])
+    made = classifier(whole, module(whole, options.seed).requires_grad_(False).to(device), data)
+    channels_last(made.module)
     made.eval()
     projections = {
         i: torch.nn.Parameter(_projection(options.seed, i, *pair.widths).to(device))

@@ -46,7 +46,7 @@ from .checkpoint import (
 from .classifier import Classifier
 from .distillation import Distillation, Lesson, check_teacher, distillation, numbers_of, pairs
 from .engine import Engine
-from .members import Members, family_of, frozen, with_numbers
+from .members import Members, family_of, frozen
 from .options import OF_FAMILIES, TrainingOptions
 from .sampler import Sampler
 from .seed import STEP, order, seed_of
@@ -100,7 +100,7 @@ def train(
     if options.freeze is not None:
         family = frozen(family, options.freeze)
     with _reproducible(engine.device):
-        run = _Run(with_numbers(family, options.seed), teacher, data, task, options, engine)
+        run = _Run(family, teacher, data, task, options, engine)
         if options.resume:
             run.resume()
         run.go(console)
@@ -213,7 +213,9 @@ class _Run:
         if teacher is not None and options.features is not None:
             matched = pairs(options.features, family.member(0), teacher, data)
         features = [pair.student for pair in matched]
-        self.members = Members(family, data, engine.device, features, freeze_statistics=options.freeze_statistics)
+        self.members = Members(
+            family, data, engine.device, options.seed, features=features, freeze_statistics=options.freeze_statistics
+        )
         self.distillation: Distillation | None = None
         self.identity = {**fingerprint(family, self.members.anchors, data)}
         if teacher is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -12,12 +11,11 @@ from ...compiler.cost import cost
 from ...compiler.dataset import Dataset
 from ...compiler.diagnostic import Diagnostic, NetcError, nearest
 from ...compiler.family import Family
-from ...compiler.graph import Graph, Parameter, Ref
+from ...compiler.graph import Graph, Ref
 from ...compiler.paths import matches
 from ...compiler.types import substitute
-from ...compiler.weights import InMemory, value
-from .classifier import Classifier, classifier
-from .task import Task, fit, sizes
+from .classifier import Classifier, channels_last, classifier, with_features
+from .task import sizes
 
 
 def family_of(graph: Graph) -> Family:
@@ -43,22 +41,27 @@ def frozen(family: Family, patterns: str) -> Family:
 
 
 class Members:
-    """The members, built when they are first used, with the tensors of `parameters` and `buffers`, by path."""
+    """The members as classifiers over one set of tensors, `parameters` and `buffers` by path; each is built when it is
+    first used."""
 
     def __init__(
-        self, family: Family, data: Dataset, device: torch.device, features: Sequence[Ref], *, freeze_statistics: bool
+        self,
+        family: Family,
+        data: Dataset,
+        device: torch.device,
+        seed: int = 0,
+        *,
+        features: Sequence[Ref] = (),
+        freeze_statistics: bool = False,
     ) -> None:
-        self.family = family
-        self.parameters: dict[str, torch.nn.Parameter] = {}
-        self.buffers: dict[str, torch.Tensor] = {}
-        for path, parameter in family.parameters.items():
-            made = _tensor(parameter, device)
-            if parameter.buffer:
-                self.buffers[path] = made
-            else:
-                learnt = parameter.trainable and made.is_floating_point()
-                self.parameters[path] = torch.nn.Parameter(made, requires_grad=learnt)
-        self._data, self._device, self._features = data, device, features
+        from ..pytorch.family import family as module
+
+        self.family = replace(family, build=lambda number: with_features(family.build(number), features))
+        self._module = module(self.family, seed).to(device)
+        channels_last(self._module)
+        self.parameters = dict(self._module.named_parameters())
+        self.buffers = dict(self._module.named_buffers())
+        self._data, self._device = data, device
         self._freeze_statistics = freeze_statistics
         self._made: dict[int, Classifier] = {}
         self._macs: list[int] = []
@@ -69,10 +72,9 @@ class Members:
     def __getitem__(self, number: int) -> Classifier:
         if number not in self._made:
             graph = self.family.member(number)
-            made = classifier(graph, self._data, self._device, features=self._features)
+            made = classifier(graph, self._module.member(number).to(self._device), self._data)
             if self._freeze_statistics:
                 made.freeze_statistics(graph)
-            self._share(made.module)
             self._made[number] = made
         return self._made[number]
 
@@ -85,8 +87,7 @@ class Members:
     def macs(self) -> list[int]:
         """Of each member, for one example."""
         if not self._macs:
-            graphs = [self.family.member(n) for n in range(len(self))]
-            self._macs = [_macs(graph, fit(graph, self._data)) for graph in graphs]
+            self._macs = [_macs(self.family.member(n), self._data) for n in range(len(self))]
         return self._macs
 
     @property
@@ -109,35 +110,8 @@ class Members:
             order = [order[round(i * (len(order) - 1) / max(1, count - 1))] for i in range(count)]
         return sorted({*order, *self.anchors})
 
-    def _share(self, module: torch.nn.Module) -> None:
-        """Put the common tensors in the place of a module's own."""
-        own: dict[int, str] = {id(t): path for path, t in (*module.named_parameters(), *module.named_buffers())}
-        shared: dict[str, Any] = self.tensors
-        for part in module.modules():
-            tensors = [
-                *part.named_parameters(recurse=False, remove_duplicate=False),
-                *part.named_buffers(recurse=False, remove_duplicate=False),
-            ]
-            for name, tensor in tensors:
-                if own[id(tensor)] in shared:
-                    setattr(part, name, shared[own[id(tensor)]])
 
-
-def with_numbers(family: Family, seed: int) -> Family:
-    """The family with its numbers at hand: those that a transform computes are computed once, not for each member."""
-    numbers = {path: replace(p, data=InMemory(value(p, seed))) for path, p in family.parameters.items()}
-    return family.with_parameters(numbers)
-
-
-def _tensor(parameter: Parameter, device: torch.device) -> torch.Tensor:
-    from ..pytorch.module import tensor
-
-    made = tensor(value(parameter)).to(device)
-    # Convolutions are a fifth faster with channels last on CPUs too; only the strides differ.
-    return made.to(memory_format=torch.channels_last) if made.ndim == 4 else made
-
-
-def _macs(graph: Graph, task: Task) -> int:
-    macs = substitute(cost(graph).macs, sizes(graph, task))
+def _macs(graph: Graph, data: Dataset) -> int:
+    macs = substitute(cost(graph).macs, sizes(graph, data))
     assert isinstance(macs, int)
     return macs

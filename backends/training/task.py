@@ -33,10 +33,11 @@ class Task:
     """Numbers to be added to the loss as they are: outputs of rank 0."""
 
 
-def sizes(graph: Graph, task: Task) -> dict[str, Dim]:
-    """The graph's symbols with their values for one example."""
-    (node,) = graph.inputs.values()
-    return {**(_bind(node.types[0].shape[1:], task.shape) or {}), str(_batch(node)): 1}
+def sizes(graph: Graph, data: Dataset) -> dict[str, Dim]:
+    """The symbols of a graph that fits the data, with their values for one example."""
+    node = _input(graph, data)
+    wanted = node.types[0].shape[1:]
+    return {**(_bind(wanted, _fold(wanted, data.shape) or ()) or {}), str(_batch(node)): 1}
 
 
 def phase_of(graph: Graph, ref: Ref) -> Phase:
