@@ -10,7 +10,7 @@ from ..operators.operator import Initialiser
 from ..operators.parameter import FAN_IN
 from .choose import Paths
 from .register import Outcome, transform
-from .weight import beside, expressed, factor, frozen, low_rank, shape, weights
+from .weight import beside, factor, frozen, low_rank, read_instead, shape, weights
 
 
 @transform
@@ -49,7 +49,8 @@ def lora(
         own = min(rank, rows, columns)
         a = factor(weight, beside(path, "lora_a"), (own, columns), FAN_IN, seed)
         b = factor(weight, beside(path, "lora_b"), (rows, own), Initialiser("zeros"), seed)
-        expressed(edit, graph, path, low_rank(edit, nodes[0], ParameterRef(path), a, b, scale))
+        ref = ParameterRef(path)
+        read_instead(edit, graph, ref, low_rank(edit, nodes[0], ref, a, b, scale))
         new |= {a.path, b.path}
         count += own * (rows + columns)
         smaller += own < rank
