@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from mergekit.merge_methods import merge_tensors
+from netc.compiler.axes import Selection, analyse
 from netc.compiler.graph import Graph, verify
 from netc.compiler.probe import probed
 from netc.compiler.transforms.average import Average, Slerp
+from netc.compiler.transforms.match_units import WeightMatching
 from netc.compiler.transforms.merge import merge
 from netc.compiler.transforms.task_arithmetic import DareLinear, DareTies, TaskArithmetic, Ties, mask_seed
 from netc.compiler.weights import InMemory, value, values
@@ -69,3 +71,34 @@ def test_the_tensors_are_those_of_mergekit(name: str, method: Any, options: dict
         theirs = merge_tensors(given, name, parameters=options, base_index=index)
         np.testing.assert_allclose(array, theirs.numpy(), rtol=2e-6, atol=2e-7, err_msg=path)
         assert not np.allclose(array, given[0].numpy())
+
+
+# --------------------------------------------------------------------------------------------------- permuted copies
+
+
+def permuted(graph: Graph, seed: int = 1) -> Graph:
+    """The same function with the units of every permutable class in a random order."""
+    analysis = analyse(graph)
+    rng = np.random.default_rng(seed)
+    orders = {c: rng.permutation(int(str(c.size))) for c in analysis.classes if c.permutable}
+    assert orders
+    assert all((o != np.arange(len(o))).any() or len(o) < 4 for o in orders.values())
+    return Selection(analysis, orders).graph()
+
+
+def same_numbers(a: Graph, b: Graph, tolerance: float = 0.0) -> None:
+    there = values(b)
+    worst = {path: np.abs(array - there[path]).max() for path, array in values(a).items()}
+    assert max(worst.values()) <= tolerance, worst
+
+
+COPIES = [("llama", "llama_micro_tied"), ("resnet", "resnet18"), ("vit", "deit_tiny")]
+
+
+@pytest.mark.parametrize(("file", "name"), COPIES, ids=[name for _, name in COPIES])
+def test_a_permuted_copy_is_brought_back_exactly(file: str, name: str) -> None:
+    model = drawn(file, name)
+    copy = permuted(model)
+    assert np.abs(np.subtract(*(next(iter(values(m).values())) for m in (model, copy)))).max() > 0.1
+    merged = merge(model, copy, method=WeightMatching()).graph
+    same_numbers(merged, model)

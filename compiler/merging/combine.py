@@ -70,7 +70,7 @@ def trimmed(delta: Array, density: float) -> Array:
     if density >= 1 or not delta.size:
         return delta
     kept = numpy.argsort(-abs(delta).reshape(-1), kind="stable")[: max(1, int(density * delta.size))]
-    found = numpy.zeros_like(delta).reshape(-1)
+    found: Array = numpy.zeros(delta.size, delta.dtype)
     found[kept] = delta.reshape(-1)[kept]
     return found.reshape(delta.shape)
 
