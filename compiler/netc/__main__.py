@@ -43,6 +43,9 @@ from .surgery import app as surgery
 
 if TYPE_CHECKING:
     from .compiler.cost import Report
+    from .compiler.family import Family
+    from .compiler.graph import Graph
+    from .compiler.program import Program
     from .compiler.weights import LoadReport
 
 
@@ -404,6 +407,15 @@ def _print_latency(loaded: Any, arrays: list[Any], results: list[Any], repeat: i
     print(f"largest difference to PyTorch: {difference:.2e}")
 
 
+def _teacher(program: Program, made: Graph | Family, name: str | None, allow: Path | None) -> Graph | None:
+    """The model that teaches; None where there is none, or where it is an anchor of the family that learns."""
+    if name is None or name in getattr(made, "anchors", {}):
+        return None
+    if ":" in name or name.endswith(".net"):
+        return chosen(name, (), allow)[1].graph
+    return program.model(name).graph
+
+
 def _train_signature() -> inspect.Signature:
     """The options of training as options of the command: one list, kept with the library."""
     ours = [
@@ -431,16 +443,19 @@ def _help(field: Any) -> str:
 
 
 def train(model: str, allow: Path | None = None, **given: Any) -> None:
-    """Train a model as a classifier, from its weights or from a seed; `--resume` continues a stopped run.
+    """Train a model, or a family, as a classifier, from its weights or a seed; `--resume` continues a stopped run.
 
     The model takes one input and returns logits, [N, classes]. The loss is their cross entropy.
+
+    With `--teacher` the softened logits of a trained model are learnt too; of a family one member learns in each step.
 
     Further logits of the train phase count 0.3. Numbers (outputs of rank 0) are added, times `--penalty`.
 
     Several processes: torchrun --nproc-per-node 2 -m netc train …
     """
     with reporting(Format.text):
-        _, made = chosen(model, (), allow)
+        program, name = opened(model, (), allow)
+        made = program.family(name) if name in program.families else chosen(model, (), allow)[1].graph
         values = {name: value for name, value in given.items() if value is not None and value is not False}
         values.setdefault("output", f"build/{made.name}")
         try:
@@ -452,7 +467,8 @@ def train(model: str, allow: Path | None = None, **given: Any) -> None:
 
         from .backends.training import train as run_training
 
-        result = run_training(made.graph, options, Console())
+        teacher = _teacher(program, made, options.teacher, allow)
+        result = run_training(made, options, Console(), teacher)
         print(result.model)
 
 
