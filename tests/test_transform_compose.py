@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from netc.compiler.axes import analyse
 from netc.compiler.backend import backend
 from netc.compiler.blocks import blocks, stages
 from netc.compiler.contract import Contract
+from netc.compiler.family import Family
 from netc.compiler.graph import Graph, Value, verify
 from netc.compiler.measure import measure
 from netc.compiler.passes.widen import widen
@@ -21,10 +24,13 @@ from netc.compiler.probe import bound, inputs, probed
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
 from netc.compiler.text import print_graph, read_graph
+from netc.compiler.transforms.assemble import assemble, reassemble
+from netc.compiler.transforms.composite import composite
 from netc.compiler.transforms.cut import cut, features
 from netc.compiler.transforms.graft import graft
 from netc.compiler.transforms.join import ZEROS, Joint, channel_axis, joined, misfit
-from netc.compiler.transforms.register import Refusal
+from netc.compiler.transforms.numbers import held
+from netc.compiler.transforms.register import Outcome, Refusal
 from netc.compiler.types import TensorType
 from netc.compiler.weights import value
 from strategies import Builder, type_of
@@ -36,6 +42,12 @@ ROOT = Path(__file__).parents[1]
 def model(spec: str, name: str, seed: int = 0) -> Graph:
     """A spec's reduced form with random numbers that hide nothing."""
     return probed(netc.load(ROOT / "tests/reduced" / f"{spec}.net", root=ROOT).model(name).graph, seed)
+
+
+@cache
+def read(text: str, name: str) -> netc.Model:
+    """A model of a text that may import specs and their reduced forms."""
+    return netc.loads(Source("net.net", text), root=ROOT).model(name)
 
 
 def checked(graph: Graph) -> Graph:
@@ -196,7 +208,7 @@ def test_an_output_keeps_its_name_and_a_number_is_a_block() -> None:
 
 def test_a_part_of_several_joints() -> None:
     whole = model("unet", "unet")
-    with pytest.raises(Refusal, match="pass by %bottleneck.relu_1") as caught:
+    with pytest.raises(Refusal, match=r"pass by %bottleneck\.relu_1") as caught:
         cut(whole, "bottleneck")
     assert caught.value.nodes == tuple(f"encoder{i}.relu_1" for i in (4, 3, 2, 1))
     joints: list[Any] = [*caught.value.nodes, "bottleneck"]
@@ -256,7 +268,8 @@ def test_a_graft_at_each_block(n: int) -> None:
     head = [p for p in graph.parameters.values() if p.path.startswith("resnet18.")]
     assert all(not p.trainable for p in head)
     assert all(numpy.array_equal(value(p), value(first.parameters[p.path[9:]])) for p in head)
-    assert [p.path for p in head] == list(made.sources)
+    assert {p for p, own in made.sources.items() if own} == {p.path for p in head}
+    assert set(made.sources) == set(graph.parameters)
     other = graft(first, second, n, freeze=True, fresh=True, seed=1).graph
     assert print_graph(other) == print_graph(graph)
     changed = {
@@ -276,3 +289,186 @@ def test_a_graft_of_other_widths_is_refused_or_adapted() -> None:
     assert graph.parameters["adapter.project.weight"].type == type_of("f32[16, 32, 1, 1]")
     with pytest.raises(Refusal, match="cannot be made a sequence"):
         graft(first, model("vit", "deit_tiny"), "layer2", "blocks.0", adapt=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- assemble
+
+SMALL = """\
+import "specs/resnet.net" { Basic, ResNet }
+import "specs/vit.net" { ViT }
+import "specs/gpt2.net" { GPT2 }
+model large = ResNet(Basic, [2, 2, 1, 3], width = 8, classes = 10) (x: f32[N, 3, 64, 64])
+model meta = ResNet(Basic, [1, 1, 1, 1], width = 8, classes = 10) (x: f32[N, 3, 64, 64])
+model vit = ViT(24, 3, depth = 7, patch = 8, classes = 10) (x: f32[N, 3, 32, 32])
+model vit_64 = ViT(24, 3, depth = 2, patch = 8, classes = 10) (x: f32[N, 3, 64, 64])
+model vit_meta = ViT(24, 3, depth = 4, patch = 8, classes = 10) (x: f32[N, 3, 32, 32])
+model lm = GPT2(100, 48, 4, 4, positions = 16) (tokens: i64[N, T])
+model lm_meta = GPT2(100, 48, 2, 4, positions = 16) (tokens: i64[N, T])
+"""
+
+
+def small(name: str, seed: int = 0) -> Graph:
+    return probed(read(SMALL, name).graph, seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "count"), [("large", "stages", 4), ("vit", 4, 4), ("large", ["layer2"], 2), ("lm", 2, 2)]
+)
+def test_hybrids_assemble_into_the_target(name: str, at: Any, count: int) -> None:
+    target, meta = small(name), small("meta" if name == "large" else f"{name}_meta", 1)
+    family = assemble(target, meta, at)
+    assert isinstance(family, Family)
+    assert family.count == count
+    trained: list[str] = []
+    for i in range(count):
+        graph = checked(family.member(i))
+        outcome = assemble(target, meta, at, module=i)
+        assert isinstance(outcome, Outcome)
+        assert print_graph(outcome.graph) == print_graph(graph)
+        assert {n: x.types for n, x in graph.inputs.items()} == {n: x.types for n, x in target.inputs.items()}
+        assert {n: graph.type(r) for n, r in graph.outputs.items()} == {
+            n: target.type(r) for n, r in target.outputs.items()
+        }
+        own = [p.path for p in graph.parameters.values() if p.trainable]
+        assert all(p.startswith(f"{name}.") for p in own)
+        trained += [p.removeprefix(f"{name}.") for p in own]
+    assert set(trained) == {p.path for p in target.parameters.values() if p.trainable}
+    assert sorted(set(trained)) == sorted(trained) or name == "lm"  # its table of embeddings is in two modules
+    again = reassemble(target, *(family.member(i) for i in range(count))).graph
+    assert print_graph(again) == print_graph(target)
+    assert measure(target, again, Contract()).absolute == 0
+
+
+def test_a_hybrid_is_the_meta_model_with_one_module_of_the_target() -> None:
+    target, meta = small("large"), small("meta", 1)
+    outcome = assemble(target, meta, module=1)
+    assert isinstance(outcome, Outcome)
+    x = given(target)
+    first = wide(cut(meta, end="layer1").graph)(x)
+    middle = wide(cut(target, "layer1", "layer2").graph)(first)
+    (expected,) = wide(cut(meta, "layer2").graph)(middle).values()
+    assert numpy.array_equal(wide(outcome.graph)(x)["logits"], expected)
+    trained = outcome.graph.with_parameters(
+        [held(p, value(p) + 1) for p in outcome.graph.parameters.values() if p.path == "large.layer2.1.conv1.weight"]
+    )
+    others = [assemble(target, meta, module=i) for i in (0, 2, 3)]
+    whole = reassemble(target, trained, *(o.graph for o in others if isinstance(o, Outcome))).graph
+    changed = [n for n, p in whole.parameters.items() if not numpy.array_equal(value(p), value(target.parameters[n]))]
+    assert changed == ["layer2.1.conv1.weight"]
+
+
+def test_modules_that_do_not_fit_are_refused() -> None:
+    target, meta = small("large"), small("meta", 1)
+    with pytest.raises(Refusal, match=r"divided into 2 modules \(layer1\), meta into 4"):
+        assemble(target, meta, ["layer1"], "stages")
+    with pytest.raises(Refusal, match=r"layer1 of large is f32\[N, 8, 16, 16\], and layer2 of meta"):
+        assemble(target, meta, ["layer1"], ["layer2"])
+    with pytest.raises(Refusal, match="the inputs of large are"):
+        assemble(target, small("vit"), 1)
+    with pytest.raises(Refusal, match="modules, 0 to 3"):
+        assemble(target, meta, module=4)
+    hybrids = [assemble(target, meta, module=i) for i in (0, 1, 2)]
+    with pytest.raises(Refusal, match=r"no hybrid has layer4\.0"):
+        reassemble(target, *(h.graph for h in hybrids if isinstance(h, Outcome)))
+
+
+@pytest.mark.parametrize("shared", ["refuse", "first", "mean"])
+def test_what_modules_share_and_train_apart(shared: Any) -> None:
+    target, meta = small("lm"), small("lm_meta", 1)
+    made = [assemble(target, meta, 2, module=i) for i in (0, 1)]
+    first, second = (h.graph for h in made if isinstance(h, Outcome))
+    table = second.parameters["lm.wte.weight"]
+    second = second.with_parameters([held(table, value(table) + 2)])
+    if shared == "refuse":
+        with pytest.raises(Refusal, match="trained it apart"):
+            reassemble(target, first, second)
+        return
+    found = value(reassemble(target, first, second, shared=shared).graph.parameters["wte.weight"])
+    expected = value(target.parameters["wte.weight"]) + (1 if shared == "mean" else 0)
+    assert numpy.allclose(found, expected, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------- composite
+
+
+def changed(graph: Graph, prefix: str, seed: int = 7) -> Graph:
+    """The graph with other numbers below a path."""
+    new = [p for p in graph.parameters.values() if p.path.startswith(prefix)]
+    return probed(graph.with_parameters(replace(p, data=None) for p in new), seed)
+
+
+def size(graph: Graph, prefix: str = "") -> int:
+    return sum(prod(value(p).shape) for p in graph.parameters.values() if p.path.startswith(prefix))
+
+
+BACKBONES = [("resnet", "resnet18"), ("resnet", "resnet50"), ("swin", "swin_tiny"), ("efficientnet", "b0")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "links"),
+    [
+        *((s, n, "higher") for s, n in BACKBONES),
+        *(("resnet", "resnet18", k) for k in ("same", "lower", "dense_higher")),
+    ],
+)
+def test_a_composite_is_its_lead_until_its_links_are_trained(spec: str, name: str, links: Any) -> None:
+    lead = model(spec, name)
+    made = composite(lead, links=links)
+    graph = checked(made.graph)
+    assert made.contract == Contract()
+    assert measure(lead, graph, made.contract).absolute == 0
+    away = measure(lead, changed(graph, "links."), Contract("alters"))
+    assert away.relative > 1e-3
+    new, twice = size(graph, "links."), size(graph, f"{name}_1.")
+    assert size(graph) == size(lead) + twice + new
+    assert 0.5 * size(lead) < twice < size(lead)  # the copy's head is left out
+
+
+def test_links_are_what_the_paper_draws() -> None:
+    lead = model("resnet", "resnet18")
+    found = {
+        links: {p.split(".")[2] for p in composite(lead, links=links).graph.parameters if p.startswith("links.")}
+        for links in ("higher", "same", "lower", "dense_higher")
+    }
+    assert found["higher"] == {"1_0", "2_1", "3_2", "4_3"}
+    assert found["same"] == {"0_0", "1_1", "2_2", "3_3"}
+    assert found["lower"] == {"0_1", "1_2", "2_3"}
+    assert found["dense_higher"] == {f"{j}_{i}" for i in range(4) for j in range(i + 1, 5)}
+
+
+def test_a_link_adds_a_projection_of_the_assistant() -> None:
+    """Against the same thing done by hand in numpy and torch, on the last of the links."""
+    lead, other = model("resnet", "resnet18"), model("resnet", "resnet34")
+    graph = changed(composite(lead, other, init="fresh").graph, "links.resnet34.4_3")
+    for path in ("1_0", "2_1", "3_2"):
+        zero = [p for p in graph.parameters.values() if p.path.startswith(f"links.resnet34.{path}.")]
+        graph = graph.with_parameters(held(p, 0 * value(p)) for p in zero)
+    x = given(lead)
+    third = wide(features(lead, ["layer3"]).graph)(x)["layer3"]
+    fourth = wide(features(other, ["layer4"]).graph)(x)["layer4"]
+    weight, bias = (value(graph.parameters[f"links.resnet34.4_3.project.{n}"]) for n in ("weight", "bias"))
+    link = numpy.einsum("oc,nchw->nohw", weight[:, :, 0, 0].astype("float64"), fourth) + bias[:, None, None]
+    fused = third + link.repeat(2, 2).repeat(2, 3)
+    (expected,) = wide(cut(lead, "layer3").graph)({"layer3": fused}).values()
+    assert numpy.allclose(wide(graph)(x)["logits"], expected, rtol=1e-9)
+
+
+def test_a_chain_of_copies_with_outputs_of_their_own() -> None:
+    lead = model("resnet", "resnet18")
+    graph = checked(composite(lead, copies=2, outputs=True, freeze=True).graph)
+    assert list(graph.outputs) == ["resnet18_1_logits", "resnet18_2_logits", "logits"]
+    assert {p.path.split(".")[0] for p in graph.parameters.values() if not p.trainable and not p.buffer} == {
+        "resnet18_1",
+        "resnet18_2",
+    }
+    y = wide(graph)(given(lead))
+    assert numpy.array_equal(y["logits"], y["resnet18_1_logits"])
+    assert {p.split(".")[1] for p in graph.parameters if p.startswith("links.")} == {"resnet18_1", "resnet18_2"}
+
+
+def test_backbones_with_other_stages_are_refused() -> None:
+    lead = model("resnet", "resnet18")
+    with pytest.raises(Refusal, match="different numbers of stages: resnet18 4, b0 7"):
+        composite(lead, model("efficientnet", "b0"))
+    with pytest.raises(Refusal, match=r"vit takes the input x: f32\[N, 3, 32, 32\], which is f32\[N, 3, 64, 64\]"):
+        composite(small("vit"), small("vit_64"))

@@ -61,7 +61,7 @@ def graft(
         f"{a} up to {end}{', frozen' if freeze else ''}: {_count(made, a)} parameters",
         f"{b} after {start}{f', drawn with seed {seed}' if fresh else ''}: {_count(made, b)} parameters",
     )
-    kept = sources(a, first, made) | ({} if fresh else sources(b, second, made))
+    kept = sources(a, first, made) | sources(b, second, made, new=fresh)
     return Outcome(made, Contract("alters"), notes, kept)
 
 

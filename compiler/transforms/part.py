@@ -233,10 +233,11 @@ def _drawn(parameter: Parameter, seed: int) -> Parameter:
     return filled(replace(parameter, data=None), seed)
 
 
-def sources(prefix: str, own: Graph, result: Graph) -> dict[str, tuple[str, ...]]:
-    """Where the numbers of a model's parameters are in a result: by the paths there, for an `Outcome`."""
-    paths = {f"{prefix}.{path}": (f"{prefix}.{path}",) for path in own.parameters}
-    return {new: old for new, old in paths.items() if new in result.parameters}
+def sources(prefix: str, own: Graph, result: Graph, *, new: bool = False) -> dict[str, tuple[str, ...]]:
+    """Where the numbers of the parameters below a prefix in a result come from, for an `Outcome`: from those of a
+    model, or they are new."""
+    paths = {f"{prefix}.{path}": f"{own.name}.{path}" for path in own.parameters}
+    return {there: () if new else (path,) for there, path in paths.items() if there in result.parameters}
 
 
 def output_names(graph: Graph, ends: Mapping[str, Ref]) -> dict[str, Ref]:
@@ -245,3 +246,19 @@ def output_names(graph: Graph, ends: Mapping[str, Ref]) -> dict[str, Ref]:
     for name, ref in graph.outputs.items():
         known.setdefault(ref, name)
     return {known.get(ref, plain(name)): ref for name, ref in ends.items()}
+
+
+def chain(edit: Edit, pieces: Sequence[tuple[Part, str]]) -> dict[Ref, Ref]:
+    """Place parts below their prefixes, one behind the other: each that has a start is given what the one before ends
+    with. Parts of one prefix share what both need.
+
+    Returns:
+        What stands for each value and parameter of the last one.
+    """
+    done: dict[str, dict[Ref, Ref]] = {}
+    last: Ref | None = None
+    for own, prefix in pieces:
+        given = dict(zip(own.starts, [] if last is None else [last], strict=False))
+        done[prefix] = add_part(edit, own, prefix, {**done.get(prefix, {}), **given})
+        last = done[prefix][own.ends[0]]
+    return done[pieces[-1][1]] if pieces else {}
