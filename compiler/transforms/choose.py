@@ -13,6 +13,11 @@ from .register import Refusal
 __all__ = ["Paths", "chosen_blocks", "chosen_parameters", "matches", "nothing"]
 
 
+def named(path: str, at: Paths) -> bool:
+    """Whether one of the patterns is this very path: what cannot be done with it is refused then, and not left out."""
+    return path in ([at] if isinstance(at, str) else at)
+
+
 def chosen_blocks(graph: Graph, at: Paths, option: str = "at") -> list[Block]:
     """The blocks of a model that patterns name; `blocks` stands for all.
 

@@ -17,7 +17,7 @@ from ..operators.normalization import BatchNorm
 from ..operators.operator import Initialiser
 from ..passes.computed import Made
 from ..types import TensorType, volume
-from .choose import Paths, chosen_blocks
+from .choose import Paths, chosen_blocks, named
 from .copy_block import copy_block, free_path, read_instead
 from .identity import IDEMPOTENT, Closing, Numbers, constant, zeros
 from .register import Outcome, Refusal, transform
@@ -59,11 +59,10 @@ def deepen(
     stopped: list[tuple[str, str]] = []
     done: list[str] = []
     sources: dict[str, tuple[str, ...]] = {}
-    exact = {p for p in ([at] if isinstance(at, str) else at) if not set(p) & set("*?[")} - {"blocks"}
     for block in chosen_blocks(graph, at):
         found = insert(block, by)
         if isinstance(found, _Stopped):
-            if block.path in exact:
+            if named(block.path, at):
                 raise Refusal(f"nothing can be inserted at {block.path}: {found.text}", nodes=[found.node], option="at")
             stopped.append((found.node, f"nothing is inserted at {block.path}: {found.text}"))
         else:

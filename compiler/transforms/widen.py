@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..axes import Analysis, AxisClass, analyse
 from ..contract import Contract
 from ..graph import Graph, ParameterRef
-from .choose import Paths, chosen_parameters
+from .choose import Paths, chosen_parameters, named
 from .register import Outcome, Refusal, transform
 from .resize import Resize, Stop
 from .units import Units
@@ -61,8 +61,6 @@ def classes_at(analysis: Analysis, at: Paths) -> dict[AxisClass, bool]:
         Refusal: where patterns match no parameter.
     """
     found: dict[AxisClass, bool] = {}
-    own = [at] if isinstance(at, str) else at
-    exact = {p for p in own if not set(p) & set("*?[")}
     paths = set(chosen_parameters(analysis.graph, at))
     given = {(use.node, use.label) for c in analysis.classes for use in analysis.uses(c) if use.outputs}
     for cls in analysis.classes:
@@ -73,7 +71,7 @@ def classes_at(analysis: Analysis, at: Paths) -> dict[AxisClass, bool]:
             readers = analysis.graph.users.get(place.ref, ())
             made = any((n.path, i) in seen for n in readers for i, r in enumerate(n.inputs) if r == place.ref)
             if path in paths and made:
-                found[cls] = found.get(cls, False) or not exact.isdisjoint((path, path.rpartition(".")[0]))
+                found[cls] = found.get(cls, False) or any(named(p, at) for p in (path, path.rpartition(".")[0]))
     return found
 
 
