@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import torch_pruning
 from netc.compiler.axes import analyse
 from netc.compiler.backend import backend
+from netc.compiler.blocks import blocks
 from netc.compiler.calibration import Calibration, Noise
 from netc.compiler.contract import Contract
 from netc.compiler.cost import cost
@@ -22,6 +24,8 @@ from netc.compiler.graph import Graph, ParameterRef, verify
 from netc.compiler.measure import measure
 from netc.compiler.probe import bound, inputs, probed
 from netc.compiler.source import Source
+from netc.compiler.transforms.choose import matches
+from netc.compiler.transforms.drop import _Scores, branches, drop, knapsack, without
 from netc.compiler.transforms.importance import Importance
 from netc.compiler.transforms.limit import spent
 from netc.compiler.transforms.prune import prune
@@ -380,3 +384,159 @@ def test_every_spec_is_pruned_written_and_read(path: Path, name: str, ratio: flo
         again, net = loaded(code).load(data)(*given), netc.Model(name, found.graph).torch()(*given)
     for x, y in zip(*(v if isinstance(v, tuple) else (v,) for v in (again, net)), strict=True):
         assert torch.equal(x, y)
+
+
+# ---------------------------------------------------------------------------------------------------- blocks
+
+
+def spec(name: str) -> Graph:
+    return probed(small(*next(p.values for p in MODELS if p.values[1] == name)))
+
+
+def test_blocks_and_branches_go() -> None:
+    graph = spec("gpt2")
+    for at in ("h.1", "h.1.attn", "h.*.mlp", "h"):
+        found = drop(graph, at)
+        written(found.graph)
+        gone = {path for path in graph.parameters if matches(path, at) or (at == "h.*.mlp" and ".ln_2." in path)}
+        gone |= {path for path in graph.parameters if at == "h.1.attn" and path.startswith("h.1.ln_1.")}
+        assert set(graph.parameters) - set(found.graph.parameters) == gone
+        assert not any(matches(path, at) for path in (*found.graph.nodes, *found.graph.scopes))
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "last"), [("gpt2", "h.0.mlp", "h.0.mlp.c_proj"), ("resnet18", "layer1.0", "layer1.0.bn2")]
+)
+def test_without_a_branch_is_as_if_it_gave_zeros(name: str, at: str, last: str) -> None:
+    graph = spec(name)
+    after = without(graph, [b for b in branches(graph) if b.path == at])
+    zeros = {p: np.zeros_like(numbers(graph, p)) for p in (f"{last}.weight", f"{last}.bias")}
+    found = measure(changed(graph, zeros), after, Contract())
+    assert found.kept, found
+    assert not measure(graph, after, Contract()).kept
+
+
+def test_what_does_least_goes_first() -> None:
+    """Of a branch that adds nothing what goes in comes out; it is as similar as can be, and is not missed."""
+    graph = spec("gpt2")
+    names = ("h.1.attn.c_proj.weight", "h.1.attn.c_proj.bias")
+    graph = changed(graph, {p: np.zeros_like(numbers(graph, p)) for p in names})
+    for score in ("similarity", "output"):
+        found = drop(graph, "branches", by=1, score=score, samples=2)
+        assert found.notes[0].startswith("h.1.attn is gone (score ")
+        assert abs(float(found.notes[0].split()[-1][:-1])) < 1e-6
+        assert measure(graph, found.graph, Contract()).kept
+
+
+def test_similarity_is_the_mean_cosine_of_positions() -> None:
+    graph = spec("llama_micro")
+    given = NOISE.inputs(graph)
+    net = netc.Model("m", graph).torch()
+    seen: dict[str, torch.Tensor] = {}
+    net.layers[0].register_forward_hook(lambda _m, x, y: seen.update(x=x[0], y=y))
+    with torch.no_grad():
+        net(*map(torch.from_numpy, given.values()))
+    wanted = 1 - torch.cosine_similarity(seen["x"], seen["y"], dim=-1).mean()
+    (block, *_) = blocks(graph)
+    found = _Scores(graph, [block], "similarity", NOISE, None)
+    assert found.each["layers.0"] == pytest.approx(float(wanted), abs=1e-6)
+    angle = torch.acos(torch.cosine_similarity(seen["x"].double(), seen["y"].double(), dim=-1)).mean() / torch.pi
+    assert found.of([[block]])[0] == pytest.approx(float(angle), abs=1e-5)
+
+
+def test_the_score_of_outputs_is_their_change() -> None:
+    graph = spec("resnet34")
+    parts = [b for b in blocks(graph) if b.path in ("layer1.0", "layer1.1")]
+    found = _Scores(graph, parts, "output", NOISE, 3).each
+    x = NOISE.inputs(graph, 3)
+    whole = backend("pytorch").Interpreter(bound(graph, {"N": 3}))(x)["logits"]
+    for part in parts:
+        other = backend("pytorch").Interpreter(bound(without(graph, [part]), {"N": 3}))(x)["logits"]
+        wanted = ((other - whole) ** 2).sum() / (whole**2).sum()
+        assert found[part.path] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_run_of_neighbours() -> None:
+    graph = model("resnet_cifar", "resnet56")
+    scores = {b.path: float(s) for b, s in zip(blocks(graph), np.random.default_rng(0).random(27), strict=True)}
+    found = drop(graph, by=3, method="contiguous", score=scores)
+    runs = [[f"layer{i}.{j + k}" for k in range(3)] for i in (1, 2, 3) for j in range(i > 1, 7)]
+    best = min(runs, key=lambda run: sum(scores[p] for p in run))
+    assert [n.split()[0] for n in found.notes[:3]] == best
+    measured = drop(spec("gpt2"), by=1, method="contiguous", samples=2)
+    assert measured.notes[0].split()[0] in ("h.0", "h.1")
+    with pytest.raises(Refusal, match="no 12 of them follow each other"):
+        drop(graph, by=12, method="contiguous", score=scores)
+
+
+def test_the_knapsack_is_that_of_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        count = int(rng.integers(1, 10))
+        saved = [int(s) for s in rng.integers(0, 20, count)]
+        scores = [float(s) for s in rng.normal(0.4, 0.5, count)]
+        least = int(rng.integers(1, 100))
+        found = knapsack(saved, scores, least)
+        sets = [c for n in range(count + 1) for c in combinations(range(count), n) if sum(saved[i] for i in c) >= least]
+        assert (found is None) == (not sets)
+        if found is not None:
+            assert sum(saved[i] for i in found) >= least
+            wanted = min(sum(scores[i] for i in c) for c in sets)
+            assert sum(scores[i] for i in found) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("quantity", ["macs", "parameters"])
+def test_a_limit_by_knapsack_and_by_rank(quantity: str) -> None:
+    """Parameters of ResNet-20 lie in its last stage, operations in all alike: what goes is another choice."""
+    graph = model("resnet_cifar", "resnet20")
+    parts = [b for b in blocks(graph) if graph.type(b.input) == graph.type(b.output)]
+    scores = {b.path: float(s) for b, s in zip(parts, np.random.default_rng(1).random(7), strict=True)}
+    limit = Limit(quantity, "<=", 0.6 * spent(graph, quantity))
+    found = drop(graph, limit=limit, method="knapsack", score=scores)
+    gone = [n.split()[0] for n in found.notes[:-1]]
+    assert spent(found.graph, quantity) <= limit.value
+    fits = [c for n in range(8) for c in combinations(parts, n) if spent(without(graph, c), quantity) <= limit.value]
+    wanted = min(sum(scores[b.path] for b in c) for c in fits)
+    assert sum(scores[p] for p in gone) == pytest.approx(wanted)
+    ranked = drop(graph, limit=limit, score=scores)
+    names = [n.split()[0] for n in ranked.notes[:-1]]
+    assert sorted(scores, key=lambda p: scores[p])[: len(names)] == sorted(names, key=lambda p: scores[p])
+    assert spent(ranked.graph, quantity) <= limit.value
+    assert sum(scores[p] for p in names) >= wanted
+
+
+def test_a_block_that_is_called_again() -> None:
+    """One of several calls of one instance goes, and the parameters stay."""
+    graph = spec("perceptron")
+    for at in ("mix", "mix~1"):
+        after = drop(graph, at).graph
+        assert set(graph.parameters) - set(after.parameters) == {
+            f"norm{int(at == 'mix~1')}.{p}" for p in ("weight", "bias")
+        }
+        written(after)
+        netc.Model("m", after).torch()
+    with pytest.raises(Refusal, match="no sum over these parts"):
+        drop(graph, "branches", limit=Limit("parameters", "<", 1000), method="knapsack", samples=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "options", "message", "nodes"),
+    [
+        ("resnet34", "blocks", {}, "how many blocks are to go", ()),
+        ("resnet34", "layer*", {}, "nothing else can stand in their place", ("layer2.0",)),
+        ("resnet34", "blocks", {"by": 4}, "4 cannot go: there are 3 that can", ("layer2.0",)),
+        ("resnet34", "blocks", {"by": 1, "limit": Limit("macs", "<", 1)}, "a number or a limit", ()),
+        ("resnet34", "blocks", {"by": 1, "method": "knapsack"}, "a knapsack wants a limit", ()),
+        ("resnet34", "blocks", {"by": 1, "score": {"layer1.0": 1.0}}, "there is no score for some", ("layer1.1",)),
+        ("resnet34", "blocks", {"limit": Limit("macs", "<", 1000), "samples": 1}, "macs < 1_000 is out of reach", ()),
+        ("resnet34", "blocks", {"limit": Limit("macs", "<", 1e12)}, "holds already", ()),
+        ("resnet34", "layr", {}, 'no block matches "layr"', ()),
+        ("vovnet39a", "branches", {"by": 1}, "there are no branches", ()),
+        ("densenet121", "blocks", {"by": 1}, "nothing else can stand in their place", ("features.denseblock1",)),
+        ("widenet_digits_2", "moe", {}, "nothing else can stand in their place", ("moe",)),
+    ],
+)
+def test_what_cannot_go(name: str, at: str, options: dict[str, Any], message: str, nodes: tuple[str, ...]) -> None:
+    with pytest.raises(Refusal, match=message) as caught:
+        drop(spec(name), at, **options)
+    assert caught.value.nodes[:1] == nodes

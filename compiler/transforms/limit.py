@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil, floor
 from typing import cast
 
 from ..cost import REFERENCE, Report, cost, free_symbols
@@ -39,16 +40,34 @@ def spent(graph: Graph, quantity: str) -> int:
     return cast(int, QUANTITIES[name](cost(graph, sizes)))
 
 
+def allowed(limit: Limit) -> int:
+    """The most that a limit allows.
+
+    Raises:
+        Refusal: where it says how much there must be at least.
+    """
+    if limit.relation not in ("<=", "<"):
+        raise Refusal(f"{said(limit)} is no upper limit", option="limit", fix=said(limit, "<="))
+    return floor(limit.value) if limit.relation == "<=" else ceil(limit.value) - 1
+
+
 def meets(graph: Graph, limit: Limit) -> bool:
     """Whether a model costs no more than a limit allows.
 
     Raises:
-        Refusal: where there is no such quantity, or the limit says how much there must be at least.
+        Refusal: see `spent` and `allowed`.
     """
-    if limit.relation not in ("<=", "<"):
-        raise Refusal(f"{said(limit)} is no upper limit", option="limit", fix=said(limit, "<="))
-    found = spent(graph, limit.quantity)
-    return found <= limit.value if limit.relation == "<=" else found < limit.value
+    return spent(graph, limit.quantity) <= allowed(limit)
+
+
+def unmet(graph: Graph, limit: Limit) -> None:
+    """
+    Raises:
+        Refusal: where a model meets a limit as it is, so that nothing is to be done; see `meets` too.
+    """
+    if meets(graph, limit):
+        message = f"{said(limit)} holds already: {limit.quantity} = {spent(graph, limit.quantity):_}"
+        raise Refusal(message, option="limit")
 
 
 def said(limit: Limit, relation: str | None = None) -> str:

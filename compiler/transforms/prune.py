@@ -13,7 +13,7 @@ from ..contract import Contract
 from ..graph import Graph, GraphError, Input, ParameterRef, Value, verify
 from .choose import Paths, matches, nothing
 from .importance import Importance, Score
-from .limit import meets, said, spent
+from .limit import meets, said, spent, unmet
 from .numbers import filled
 from .register import Limit, Outcome, Refusal, transform
 
@@ -252,9 +252,7 @@ def _within(analysis: Analysis, cuts: Sequence[_Cut], keep: _Plan, limit: Limit)
     def cut(ratio: float) -> Graph:
         return Selection(analysis, keep(cuts, ratio)).graph()
 
-    if meets(analysis.graph, limit):
-        message = f"{said(limit)} holds already: {limit.quantity} = {spent(analysis.graph, limit.quantity):_}"
-        raise Refusal(message, option="limit")
+    unmet(analysis.graph, limit)
     total = sum(c.size for c in cuts)
     sizes = {c.size for c in cuts} if keep is _uniform else {total}
     ratios = sorted({gone / size for size in sizes for gone in range(1, size)})
