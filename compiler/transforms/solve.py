@@ -93,7 +93,7 @@ class Equations:
         return max(0.0, left / whole) if whole > 0 else 0.0
 
 
-def features(graph: Graph, calibration: Calibration, samples: int) -> Iterator[Mapping[str, Array]]:
+def features(graph: Graph, calibration: Calibration, samples: int | None = None) -> Iterator[Mapping[str, Array]]:
     """The outputs of a graph for examples, a few at a time.
 
     Raises:
