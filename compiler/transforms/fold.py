@@ -29,7 +29,7 @@ def fold(graph: Graph, at: Paths = "weights", seed: int = 0) -> Outcome:
     expressed = _sources(graph)
     after = folded(graph, "fold", seed=seed, among=lambda p: p in expressed if at == "weights" else matches(p, at))
     if after is graph:
-        raise nothing(at, expressed, "part of a weight that is an expression")
+        raise nothing(at, expressed, "weight expression")
     gone = [p for p in graph.parameters if p not in after.parameters]
     new = [p for p in after.parameters if p not in graph.parameters]
     computed = [p for p, own in after.parameters.items() if own is not graph.parameters.get(p)]

@@ -50,7 +50,7 @@ def lora(
         a = factor(weight, beside(path, "lora_a"), (own, columns), FAN_IN, seed)
         b = factor(weight, beside(path, "lora_b"), (rows, own), Initialiser("zeros"), seed)
         ref = ParameterRef(path)
-        read_instead(edit, graph, ref, low_rank(edit, nodes[0], ref, a, b, scale))
+        read_instead(edit, graph, ref, low_rank(edit, "lora", nodes[0], ref, a, b, scale))
         new |= {a.path, b.path}
         count += own * (rows + columns)
         smaller += own < rank

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import comb
-from typing import Literal, cast
+from typing import Literal
 
 from pydantic import NonNegativeInt
 
@@ -20,6 +20,7 @@ from .concatenate import concatenated, siblings
 from .feedforward import feed_forwards
 from .register import Outcome, Refusal, transform
 from .residual import Residual, residuals
+from .weight import elements
 
 Stack = list[list[Residual]]
 """What is put side by side: each element the residual parts that stay one after the other."""
@@ -142,7 +143,7 @@ def _dropped(stacks: Sequence[Stack]) -> list[str]:
 
 def _difference(before: Graph, after: Graph, seed: int) -> str:
     """How far the function is from what it was, on a probe; not of a model that would fill the memory."""
-    if sum(cast(int, p.type.elements) for p in before.parameters.values()) > _LARGE:
+    if elements(before) > _LARGE:
         return "the model is too large to be measured here"
     found = measure(probed(before, seed), probed(after, seed), Contract("alters"), probes=1, seed=seed)
     return f"on a probe the outputs differ by {found.relative:.3g} of the largest"

@@ -33,7 +33,7 @@ def weights(graph: Graph, at: Paths) -> dict[str, list[Node]]:
             known.setdefault(weight.parameter, []).append(node)
     chosen = {path: nodes for path, nodes in known.items() if matches(path, at)}
     if not chosen:
-        raise nothing(at, known, "weight of a linear or convolution layer")
+        raise nothing(at, known, "layer weight")
     return chosen
 
 
@@ -64,10 +64,17 @@ def read_instead(edit: Edit, graph: Graph, old: Ref, new: Ref) -> None:
 
 
 def low_rank(
-    edit: Edit, node: Node, weight: ParameterRef, a: Parameter, b: Parameter, scale: float = 1.0, name: str = "lora"
+    edit: Edit,
+    maker: str,
+    node: Node,
+    weight: ParameterRef,
+    a: Parameter,
+    b: Parameter,
+    scale: float = 1.0,
+    name: str = "lora",
 ) -> Ref:
-    """`weight + scale · b @ a` as nodes that stand before `node`, below its path."""
-    edit.acting(name, node.path)
+    """`weight + scale · b @ a` as nodes that stand before `node`, below its path; `name` is that of the product."""
+    edit.acting(maker, node.path)
     kind = edit.type(weight)
     left, right = edit.parameter(b), edit.parameter(a)
 
@@ -81,6 +88,11 @@ def low_rank(
     if kind.rank != 2:
         change = add(f"{name}_shaped", Reshape(kind.shape), change)
     return add(f"{name}_weight", Add(), weight, change)
+
+
+def elements(graph: Graph) -> int:
+    """How many numbers the parameters of a model have, each counted once."""
+    return sum(cast(int, p.type.elements) for p in graph.parameters.values())
 
 
 def factor(like: Parameter, path: str, size: tuple[int, int], initialiser: Initialiser, seed: int) -> Parameter:
