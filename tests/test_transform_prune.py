@@ -11,6 +11,7 @@ from typing import Any
 
 import netc
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch_pruning
@@ -30,6 +31,7 @@ from netc.compiler.transforms.importance import Importance
 from netc.compiler.transforms.limit import spent
 from netc.compiler.transforms.prune import prune
 from netc.compiler.transforms.register import Limit, Refusal
+from netc.compiler.transforms.sparsify import sparsify
 from netc.compiler.weights import InMemory, value
 from strategies import Builder
 from test_pytorch import load as loaded
@@ -540,3 +542,131 @@ def test_what_cannot_go(name: str, at: str, options: dict[str, Any], message: st
     with pytest.raises(Refusal, match=message) as caught:
         drop(spec(name), at, **options)
     assert caught.value.nodes[:1] == nodes
+
+
+# ---------------------------------------------------------------------------------------------------- single numbers
+
+
+def groups_of(mask: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """How many stay in each group along an axis, by slices."""
+    return sum(np.take(mask, range(i, mask.shape[axis], length), axis).astype(int) for i in range(length))  # type: ignore[return-value]
+
+
+def test_two_of_four_stay_along_the_inputs() -> None:
+    graph = spec("gpt2")
+    found = sparsify(graph, pattern="2:4")
+    masks = {path: numbers(found.graph, path) for path in found.graph.parameters if path.endswith("mask")}
+    assert len(masks) == 9
+    for path, mask in masks.items():
+        weight = numbers(graph, path.replace("mask", "weight"))
+        assert (groups_of(mask, 4, 1) == 2).all()
+        quads = np.abs(weight).reshape(len(weight), -1, 4)
+        hidden = np.where(mask.reshape(quads.shape), -1, quads).max(-1)
+        assert (hidden <= np.where(mask.reshape(quads.shape), quads, 9).min(-1)).all()
+        np.testing.assert_array_equal(numbers(found.graph, path.replace("mask", "weight")), weight)
+    written(found.graph)
+    dense = {p.replace("mask", "weight"): numbers(graph, p.replace("mask", "weight")) * m for p, m in masks.items()}
+    measured = measure(changed(graph, dense), found.graph, Contract())
+    assert measured.kept, measured
+
+
+def test_patterns_of_convolutions() -> None:
+    graph = spec("resnet18")
+    found = sparsify(graph, pattern="1:4")
+    mask = numbers(found.graph, "layer1.0.conv1.mask")
+    assert mask.shape == (16, 16, 3, 3)
+    assert (groups_of(mask, 4, 1) == 1).all()
+    assert "conv1.weight stays whole: it has 3 inputs" in found.notes
+    written(found.graph)
+    with pytest.raises(Refusal, match="1:4 does not fit all weights") as caught:
+        sparsify(graph, ["conv1", "layer1"], pattern="1:4")
+    assert caught.value.nodes == ("conv1.weight",)
+    transposed = spec("unet")
+    (path, *_) = [n.path for n in transposed.nodes.values() if n.op.name == "conv_transpose2d"]
+    mask = numbers(sparsify(transposed, path, pattern="2:4").graph, f"{path}.mask")
+    assert (groups_of(mask, 4, 0) == 2).all()
+
+
+@pytest.mark.parametrize("scope", ["uniform", "row", "global"])
+def test_shares_of_zeros(scope: Any) -> None:
+    graph = spec("gpt2")
+    masks: dict[float, dict[str, np.ndarray]] = {}
+    for ratio in (0.5, 0.8):
+        after = sparsify(graph, ratio=ratio, scope=scope).graph
+        masks[ratio] = {path: numbers(after, path) for path in after.parameters if path.endswith("mask")}
+        total = sum(m.size for m in masks[ratio].values())
+        left = sum(int(m.sum()) for m in masks[ratio].values())
+        assert left == pytest.approx((1 - ratio) * total, rel=0.05)
+        for mask in masks[ratio].values():
+            rows = {int(n) for n in mask.reshape(len(mask), -1).sum(1)}
+            assert len(rows) == 1 if scope == "row" else len(rows) > 1 or scope == "global"
+    assert all((b <= a).all() and (b != a).any() for a, b in zip(masks[0.5].values(), masks[0.8].values(), strict=True))
+    if scope == "global":
+        assert len({round(float(m.mean()), 3) for m in masks[0.5].values()}) > 1
+
+
+def test_the_mask_is_folded_exactly_and_kept_in_training() -> None:
+    graph = model("digits", "digits")
+    after = sparsify(graph, ratio=0.7).graph
+    folded = netc.Model("digits", after).optimised(2).graph
+    for path in ("conv1", "conv2", "fc"):
+        wanted = numbers(graph, f"{path}.weight") * numbers(after, f"{path}.mask")
+        np.testing.assert_array_equal(numbers(folded, f"{path}.weight"), wanted)
+    assert not any("mask" in path for path in folded.parameters)
+    net = netc.Model("digits", after).torch().train()
+    optimiser = torch.optim.SGD(net.parameters(), 0.1, weight_decay=0.1)
+    net(torch.randn(8, 1, 8, 8)).square().sum().backward()
+    optimiser.step()
+    state = {path: t.numpy() for path, t in net.state_dict().items()}
+    trained = changed(after, {path: state[path].astype(p.type.dtype.as_numpy) for path, p in after.parameters.items()})
+    assert not np.array_equal(numbers(trained, "fc.weight"), numbers(graph, "fc.weight"))
+    np.testing.assert_array_equal(numbers(trained, "fc.mask"), numbers(after, "fc.mask"))
+    effective = numbers(netc.Model("digits", trained).optimised(2).graph, "fc.weight")
+    assert (effective == 0).mean() == pytest.approx(0.7, abs=0.01)
+
+
+def test_a_tied_weight_has_one_mask() -> None:
+    graph = spec("llama_micro_tied")
+    after = sparsify(graph, "embed_tokens", ratio=0.5).graph
+    assert [path for path in after.parameters if path.endswith("mask")] == ["embed_tokens.mask"]
+    readers = [n.op.name for n in after.users[after.nodes["embed_tokens.masked"].value]]
+    assert sorted(readers) == ["embedding", "linear"]
+    written(after)
+
+
+def test_given_scores_and_gradients_of_numbers() -> None:
+    graph = model("digits", "digits")
+    given = np.arange(32 * 9.0).reshape(32, 1, 3, 3)
+    after = sparsify(graph, "conv1", ratio=0.25, score={"conv1.weight": given}).graph
+    np.testing.assert_array_equal(numbers(after, "conv1.mask"), given >= 72)
+    taylor = sparsify(graph, "fc", score="taylor", calibration=NOISE).graph
+    wanted = Importance(graph, "taylor", NOISE).numbers("fc.weight")
+    assert wanted is not None
+    np.testing.assert_array_equal(numbers(taylor, "fc.mask"), wanted > np.median(wanted))
+
+
+def test_masks_go_to_onnx(tmp_path: Path) -> None:
+    after = sparsify(model("digits", "digits"), pattern="1:2", at="conv2").graph
+    (path, *_) = backend("onnx").export(after, tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype("f")
+    (found,) = onnxruntime.InferenceSession(path).run(None, {"x": x})
+    with torch.no_grad():
+        wanted = netc.Model("m", after).torch()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pattern": "4:2"}, '"4:2" is no pattern'),
+        ({"pattern": "2-4"}, '"2-4" is no pattern'),
+        ({"pattern": "2:4", "ratio": 0.5}, "give a ratio or a pattern"),
+        ({"ratio": 1.0}, "a ratio of 1 is not between 0 and 1"),
+        ({"ratio": 1e-9}, "no number goes"),
+        ({"at": "conv3"}, 'no layer weight matches "conv3"'),
+        ({"score": {"fc.weight": np.ones((10, 256))}}, "there is no score for conv1.weight"),
+    ],
+)
+def test_masks_that_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refusal, match=message):
+        sparsify(model("digits", "digits"), **options)
