@@ -16,7 +16,7 @@ from ..types import TensorType
 from .choose import Paths, chosen_blocks, matches
 from .numbers import arrays, made
 from .register import Outcome, Refusal, transform
-from .weight import beside, elements, low_rank, read_instead, shape, weights
+from .weight import beside, elements, factors, low_rank, read_instead, shape, weights
 
 if TYPE_CHECKING:
     import numpy
@@ -198,7 +198,7 @@ class _Tying:
 
         def half(name: str, size: tuple[int, int], number: int) -> Parameter:
             def numbers(*sources: Array) -> Array:
-                return _factors(_difference(*sources), found.rank)[number]
+                return factors(_difference(*sources), found.rank)[number]
 
             path, kind = beside(weight.path, name), TensorType(weight.type.dtype, size)
             self.sources[path] = tuple(p.path for p in found.sources)
@@ -222,24 +222,12 @@ def _difference(weight: Array, *used: Array) -> Array:
     return (weight - _mean(*used)).reshape(len(weight), -1)
 
 
-def _factors(matrix: Array, rank: int) -> tuple[Array, Array]:
-    """`b [rows, rank]` and `a [rank, columns]`, whose product is the nearest of that rank. The vectors are those of the
-    smaller side's Gram matrix: orthonormal to rounding, so that the product of full rank is the matrix."""
-    import numpy
-
-    if matrix.shape[0] <= matrix.shape[1]:
-        left = numpy.linalg.eigh(matrix @ matrix.T)[1][:, ::-1][:, :rank]
-        return left, left.T @ matrix
-    right = numpy.linalg.eigh(matrix.T @ matrix)[1][:, ::-1][:, :rank]
-    return matrix @ right, right.T
-
-
 def _kept(relaxed: Sequence[_Relaxed], seed: int) -> str:
     """How much of the differences the products keep."""
     whole = left = 0.0
     for each in relaxed:
         matrix = _difference(*arrays(each.sources, seed))
-        b, a = _factors(matrix, each.rank)
+        b, a = factors(matrix, each.rank)
         whole += float((matrix**2).sum())
         left += float(((matrix - b @ a) ** 2).sum())
     share = 1 - left / whole if whole else 1.0

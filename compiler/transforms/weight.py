@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..graph import Edit, Graph, Node, Parameter, ParameterRef, Ref
 from ..operators.arithmetic import Add, Mul
@@ -15,6 +15,11 @@ from ..operators.operator import Initialiser
 from ..types import TensorType
 from .choose import Paths, matches, nothing
 from .numbers import filled
+
+if TYPE_CHECKING:
+    import numpy
+
+    Array = numpy.ndarray[Any, Any]
 
 LAYERS = frozenset({"linear", *(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))})
 """Operators that multiply by a matrix or kernels."""
@@ -88,6 +93,18 @@ def low_rank(
     if kind.rank != 2:
         change = add(f"{name}_shaped", Reshape(kind.shape), change)
     return add(f"{name}_weight", Add(), weight, change)
+
+
+def factors(matrix: Array, rank: int) -> tuple[Array, Array]:
+    """`b [rows, rank]` and `a [rank, columns]`, whose product is the nearest of that rank. The vectors are those of the
+    smaller side's Gram matrix: orthonormal to rounding, so that the product of full rank is the matrix."""
+    import numpy
+
+    if matrix.shape[0] <= matrix.shape[1]:
+        left = numpy.linalg.eigh(matrix @ matrix.T)[1][:, ::-1][:, :rank]
+        return left, left.T @ matrix
+    right = numpy.linalg.eigh(matrix.T @ matrix)[1][:, ::-1][:, :rank]
+    return matrix @ right, right.T
 
 
 def elements(graph: Graph) -> int:
