@@ -232,17 +232,38 @@ class Resize:
         ref = edit.node(node.path).inputs[position]
         assert ref is not None
         kind, gain = edit.type(ref), self._resized.gain(dimension)
+        if gain is not None and self._multiplied(edit, ref, node, position, gain * need.factor):
+            return
         path = f"{node.path}_share"
         if gain is None:
             shares: Ref = edit.parameter(self._shares(edit, path, node, need, position, kind))
         else:
-            shares = edit.add(
-                edit.fresh(f"{path}_each"), Constant(gain * need.factor, kind.dtype), origin=node.origin
-            ).value
+            shares = _scalar(edit, f"{path}_each", gain * need.factor, kind, node)
         made = edit.add(edit.fresh(path), Mul(), ref, shares, phase=node.phase, origin=node.origin)
         inputs = list(edit.node(node.path).inputs)
         inputs[position] = made.value
         edit.set(node.path, inputs=inputs)
+
+    def _multiplied(self, edit: Edit, ref: Ref, reader: Node, position: int, factor: float) -> bool:
+        """Where the input is a product with a number already, as an earlier resizing put it, that number changes."""
+        graph, made = self.analysis.graph, edit.node(ref.node) if isinstance(ref, Value) else None
+        if made is None or not isinstance(made.op, Mul) or not isinstance(made.inputs[1], Value):
+            return False
+        each = edit.node(made.inputs[1].node)
+        ends = {*graph.outputs.values(), *graph.taps.values()}
+        number = each.op.value if isinstance(each.op, Constant) else None
+        alone = all(len(graph.users.get(v, ())) == 1 and v not in ends for v in (made.value, each.value))
+        if not isinstance(number, float) or not alone:
+            return False
+        if number * factor != 1:
+            edit.set(each.path, op=Constant(number * factor, each.types[0].dtype))
+            return True
+        inputs = list(edit.node(reader.path).inputs)
+        inputs[position] = made.inputs[0]
+        edit.set(reader.path, inputs=inputs)
+        edit.remove(made.path)
+        edit.remove(each.path)
+        return True
 
     def _shares(self, edit: Edit, path: str, node: Node, need: Need, position: int, kind: TensorType) -> Parameter:
         """A parameter with the number by which each unit is multiplied."""
@@ -259,6 +280,11 @@ class Resize:
         initialiser = Initialiser("given")
         data = Made(lambda: numbers, (), type_)
         return Parameter(name, type_, initialiser, trainable=self._fresh, buffer=not self._fresh, data=data)
+
+
+def _scalar(edit: Edit, path: str, number: float, kind: TensorType, reader: Node) -> Ref:
+    constant = Constant(number, kind.dtype)
+    return edit.add(edit.fresh(path), constant, phase=reader.phase, origin=reader.origin).value
 
 
 def _alike(a: Sequence[Lane | None], b: Sequence[Lane | None]) -> bool:
