@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from .graph import Graph, Node, Scope, SelectPhase, Value
 
@@ -172,7 +172,7 @@ def _layers(found: Spine) -> Iterator[Block]:
     """Each layer with weights, with what follows it up to the next."""
     graph = found.graph
     starts = [i for i, v in enumerate(found.joints) if i and _weighted(graph, graph.nodes[v.node])]
-    for a, b in zip(starts, [*starts[1:], len(found.joints)], strict=True):
+    for a, b in pairwise([*starts, len(found.joints)]):
         node = graph.nodes[found.joints[a].node]
         yield found.between(found.joints[a - 1], found.joints[b - 1], node.path, node.op.name)
 
