@@ -1,0 +1,121 @@
+"""Other widths, depths and resolutions of a model: by factors, or by what a budget leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from ..contract import Contract
+from ..graph import Graph, Parameter
+from .proportion import Ends, Grow, Policy
+from .register import Limit, Outcome, Refusal, transform
+from .rounding import DepthRounding
+from .search import Knob, Method, Point, Search
+from .space import Space
+
+
+@transform
+def scale(
+    graph: Graph,
+    limits: tuple[Limit, ...] = (),
+    width: float | None = None,
+    depth: float | None = None,
+    resolution: int | list[int] | None = None,
+    heads: float | None = None,
+    repeats: list[int] | None = None,
+    channels: list[int] | None = None,
+    prefer: list[Knob] | None = None,
+    method: Method = "order",
+    divisor: int = 8,
+    resolution_divisor: int = 2,
+    depth_rounding: DepthRounding = "ceil",
+    stem: Ends = "scaled",
+    head: Ends = "scaled",
+    grow: Grow = "heads",
+    inherit: bool = False,
+) -> Outcome:
+    """The model with other widths, depths and resolution, by given factors or to meet a budget.
+
+    Contract: `alters`. The structure, the inputs' ranks and the outputs' types stay, but for the size of pictures.
+    Parameters are drawn anew by their initialisers, unless `inherit`.
+
+    - `width`: a factor for the channels between blocks. They are rounded to a multiple of `divisor` as MobileNetV2 does
+      (the nearest, but not less than nine tenths), or to a whole number of heads. Channels inside blocks keep their
+      ratio to the block's input or output where all blocks of a kind have the same; others are scaled on their own.
+      `stem` and `head` say what happens before the first block and after the last: `scaled`, `kept`, or `wider` (scaled
+      only where they grow).
+    - Heads and groups: their number is scaled, not their size; with `grow = head_size` it is the size of heads.
+      `heads` is a factor for the number of heads alone, apart from `width`.
+    - `depth`: a factor for the blocks of each stage (a run of blocks with outputs of one shape), rounded as
+      `depth_rounding` says, at least one. New blocks are copies; the last ones go first; what changes the shape stays.
+    - `resolution`: the height of pictures in pixels, or a list of all sides. Tables of positions change with it.
+    - `repeats`: blocks of each stage, `channels`: those of each stage's output, both before factors.
+
+    Limits are of `macs`, `flops` (2 · MACs), `parameters`, `weights` (bytes of parameters and buffers), `activations`
+    (bytes of all nodes' outputs), `peak` (most bytes alive at once), `heads` (all heads of all attentions), and of
+    `width`, `depth` and `resolution` themselves, as `netc cost` counts them for one example; `==` is within 1 %. A
+    symbol of the model is given as `T == 128`, which is what symbols are where nothing is said; the batch is 1.
+
+    What is not given is found: a point that meets all limits and reaches 99 % of an upper one, if there is such a
+    point. Of those, by `method`:
+
+    - `order`: with the largest value of the first of `prefer`, of these with the largest of the second, and so on
+      (`[resolution, depth, width]` if not given; a knob that `prefer` leaves out stays). No knob goes above 1 where the
+      model is too costly as it is and none below 1 where it is not, unless limits from below ask for it.
+    - `compound`: depth 1.2 ^ φ and resolution 1.15 ^ φ, where the budget is 2 ^ φ times the cost; then the largest
+      width. Source: Tan and Le, "EfficientNet" (ICML 2019), section 3.3.
+    - `tiny`: resolution and depth on the line through the published TinyNets A to E, over the ratio of MACs; then the
+      largest width. Source: Han et al., "Model Rubik's Cube" (NeurIPS 2020), section 3.
+
+    Costs that fall where a knob rises are not looked for. Refuses: limits that no point meets, with the smallest (or
+    largest) that is reached and what holds it there; factors that change nothing.
+    """
+    policy = Policy(divisor, stem, head, grow, None if heads is None else _exact(heads), tuple(channels or ()))
+    space = Space(graph, policy, depth_rounding, tuple(repeats or ()), limits)
+    given = Point(
+        None if width is None else _exact(width),
+        None if depth is None else _exact(depth),
+        None if resolution is None else space.sides(resolution),
+    )
+    _check(limits, given, divisor, (width, depth, heads), asked=heads or repeats or channels)
+    point = given._replace(width=given.width or Fraction(1), depth=given.depth or Fraction(1))
+    notes: tuple[str, ...] = ()
+    if any(not space.symbol(x.quantity) for x in limits):
+        order = tuple(prefer or ("resolution", "depth", "width"))
+        point, notes = Search(space, limits, given, order, method, resolution_divisor).run()
+    made = space.build(point)
+    if made.graph == graph:
+        raise Refusal("this scales nothing", option="limits" if limits else None, notes=(*notes, *made.notes))
+    result = made.graph if inherit else _fresh(made.graph)
+    return Outcome(
+        result, Contract("alters"), (*notes, *space.said(point), *made.notes), _sources(made.sources, inherit)
+    )
+
+
+def _exact(factor: float) -> Fraction:
+    return Fraction(str(factor))
+
+
+def _check(
+    limits: tuple[Limit, ...], given: Point, divisor: int, factors: tuple[float | None, ...], *, asked: object
+) -> None:
+    if not limits and given == Point(None, None, None) and not asked:
+        raise Refusal("scale is given no factor and no limit", fix="width = 1.5, or macs <= 24 M")
+    for name, factor in zip(("width", "depth", "heads"), factors, strict=True):
+        if factor is not None and factor <= 0:
+            raise Refusal(f"{name} is {factor:g}, and must be above 0", option=name)
+    if divisor < 1:
+        raise Refusal(f"divisor is {divisor}, and must be at least 1", option="divisor")
+
+
+def _fresh(graph: Graph) -> Graph:
+    """The graph with what its initialisers draw; numbers that are given with the model stay."""
+
+    def bare(parameter: Parameter) -> Parameter:
+        return parameter if parameter.initialiser.kind == "given" else replace(parameter, data=None)
+
+    return graph.with_parameters(map(bare, graph.parameters.values()))
+
+
+def _sources(found: dict[str, str], inherit: bool) -> dict[str, tuple[str, ...]]:
+    return {new: (old,) for new, old in found.items()} if inherit else {}
