@@ -27,17 +27,17 @@ def page(trace: Trace, bind: Mapping[str, int] | None = None, phase: Literal["tr
     Raises:
         NetcError: where `bind` names no symbol of the model (`bind`).
     """
-    style = _text("page.css")
-    script = "(() => {\n" + "\n".join(map(_text, _SCRIPTS)) + "})();\n"
+    style = text_of("page.css")
+    script = "(() => {\n" + "\n".join(map(text_of, _SCRIPTS)) + "})();\n"
     parts = {
         "title": html.escape(trace.start.name),
-        "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "policy": f"default-src 'none'; img-src data:; style-src {hash_of(style)}; script-src {hash_of(script)}; "
         "base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
         "data": _embedded(collect(trace, bind, phase)),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _text("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text_of("page.html"))
 
 
 def _embedded(data: object) -> str:
@@ -46,10 +46,12 @@ def _embedded(data: object) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _hash(text: str) -> str:
+def hash_of(text: str) -> str:
+    """What a page's policy calls a style or script of its own."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 @cache
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
+    """A file of this folder."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")

@@ -29,8 +29,8 @@ def small(graph: Graph) -> str:
     at = f" at {', '.join(f'{name} = {number}' for name, number in bind.items())}" if bind else ""
     total = report.total
     head = (
-        f"<b>{html.escape(graph.name)}</b> <small>{len(graph.nodes):,} nodes · {_brief(total.parameters)} parameters · "
-        f"{_brief(total.macs)} MACs · peak {_brief(total.peak, 1024, _BYTES)}{html.escape(at)}</small>"
+        f"<b>{html.escape(graph.name)}</b> <small>{len(graph.nodes):,} nodes · {brief(total.parameters)} parameters · "
+        f"{brief(total.macs)} MACs · peak {brief(total.peak, 1024, _BYTES)}{html.escape(at)}</small>"
     )
     interface = "".join(f"<div class=leaf><code>{html.escape(line)}</code></div>" for line in _interface(graph))
     return f'<div class="netc"><style>{_STYLE}</style>{head}{interface}{"".join(_tree(report.rows[1:]))}</div>'
@@ -51,7 +51,7 @@ def _tree(rows: Sequence[Row]) -> Iterator[str]:
         open_ = min(open_, row.depth - 1)
         name = row.path.rpartition(".")[2]
         counts = ((row.macs, "MACs"), (row.parameters, "parameters"))
-        numbers = " · ".join(f"{_brief(n)} {unit}" for n, unit in counts if n)
+        numbers = " · ".join(f"{brief(n)} {unit}" for n, unit in counts if n)
         told = " ".join(([] if name.startswith(row.kind) else [row.kind]) + [str(t) for t in row.output])
         line = f"<b>{html.escape(name)}</b> <small>{html.escape(told)}</small><span class=n>{numbers}</span>"
         if after is not None and after.depth > row.depth:
@@ -64,7 +64,7 @@ def _tree(rows: Sequence[Row]) -> Iterator[str]:
         yield f"<div class=leaf><small>and {len(rows) - _ROWS:,} rows more</small></div>"
 
 
-def _brief(number: Dim, step: int = 1000, units: Sequence[str] = ("", "k", "M", "G", "T")) -> str:
+def brief(number: Dim, step: int = 1000, units: Sequence[str] = ("", "k", "M", "G", "T")) -> str:
     """`4490566656` → `4.49G`."""
     assert isinstance(number, int)
     value, at = float(number), 0

@@ -226,14 +226,14 @@ class _Stitched:
         return f"stitch.{here.name}_{junction.leave}.{there.name}_{junction.enter}"
 
     def label(self, route: Route) -> str:
-        """`lite0 .. blocks.5 → blocks.6 .. lite1`."""
-        if not route.junctions:
-            return self.anchors[route.start].name
-        text = self.anchors[route.start].name
+        """`lite0 ..blocks.5 → lite1 blocks.7..`"""
+        parts = [self.anchors[route.start].name]
         for junction in route.junctions:
             here, there = self.anchors[junction.source], self.anchors[junction.target]
-            text += f" ..{here.blocks[junction.leave].path} → {there.name} {there.blocks[junction.enter].path}.."
-        return text
+            dots = "" if len(parts) > 1 else " "
+            parts[-1] += f"{dots}..{here.blocks[junction.leave].path}"
+            parts.append(f"{there.name} {there.blocks[junction.enter].path}")
+        return " → ".join(parts) + (".." if route.junctions else "")
 
     def member(self, route: Route) -> Graph:
         """The graph of one way."""
