@@ -9,10 +9,8 @@ the very steps it would have taken.
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,11 @@ from rich.progress import Progress as ProgressBar
 from torch.nn import functional
 
 from ...compiler.dataset import Dataset, Examples, load_data
-from ...compiler.diagnostic import Diagnostic, NetcError, nearest
+from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.family import Family
 from ...compiler.graph import Graph
 from .augment import flip, shift
+from .check import anchor, check
 from .checkpoint import (
     CHECKPOINT,
     MEMBERS,
@@ -45,9 +44,9 @@ from .checkpoint import (
 )
 from .classifier import Classifier
 from .distillation import Distillation, Lesson, check_teacher, distillation, numbers_of, pairs
-from .engine import Engine
+from .engine import Engine, reproducible
 from .members import Members, family_of, frozen
-from .options import OF_FAMILIES, TrainingOptions
+from .options import TrainingOptions
 from .sampler import Sampler
 from .seed import STEP, order, seed_of
 from .task import AUXILIARY, Task, fit
@@ -57,7 +56,8 @@ _EVALUATION_BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The rows of metrics.csv, the last of them that of the written model, of members.csv, and the folder of both."""
+    """The rows of metrics.csv, the last of them that of the written model, and the folder. `members` are the rows of
+    members.csv; of a single model that had weights before, one such row."""
 
     rows: tuple[Row, ...]
     folder: Path
@@ -92,108 +92,20 @@ def train(
     data = load_data(options.data)
     family = model if isinstance(model, Family) else family_of(model)
     task = fit(family.member(0), data)
-    teacher = teacher or _anchor(family, options)
+    teacher = teacher or anchor(family, options)
     engine = Engine(options.device)
-    _check(model, options, data, task, engine)
+    check(model, options, data, task, engine)
     if teacher is not None:
         check_teacher(teacher, task, data)
     if options.freeze is not None:
         family = frozen(family, options.freeze)
-    with _reproducible(engine.device):
+    with reproducible(engine.device):
         run = _Run(family, teacher, data, task, options, engine)
         if options.resume:
             run.resume()
         run.go(console)
     engine.close()
     return Result(tuple(run.progress.rows), options.output, tuple(run.members_after))
-
-
-def _anchor(family: Family, options: TrainingOptions) -> Graph | None:
-    """The anchor that the options name as the teacher."""
-    if options.teacher is None:
-        return None
-    if options.teacher in family.anchors:
-        return family.member(family.anchors[options.teacher])
-    notes = (f"the anchors: {', '.join(family.anchors)}",) if family.anchors else ()
-    message = f"teacher = {options.teacher}: {family.name} has no anchor of this name"
-    fix = nearest(options.teacher, family.anchors)
-    raise NetcError([Diagnostic("unknown-teacher", message, notes=notes, fix=f"teacher = {fix}" if fix else None)])
-
-
-def _check(model: Graph | Family, options: TrainingOptions, data: Dataset, task: Task, engine: Engine) -> None:
-    problems = [
-        *_check_batch(options, data, engine),
-        *_check_effect(model, options, data, task),
-        *_check_folder(options),
-    ]
-    if problems:
-        raise NetcError(problems)
-
-
-def _check_batch(options: TrainingOptions, data: Dataset, engine: Engine) -> Iterator[Diagnostic]:
-    size = len(data.train)
-    if options.batch > size:
-        message = f"a batch of {options.batch} is larger than the training set of {size}"
-        yield Diagnostic("bad-option", message, fix=f"batch = {max(2, size // 10)}")
-    if options.batch % engine.count or options.batch < 2 * engine.count:
-        message = (
-            f"a batch of {options.batch} does not divide into two examples or more for each of {engine.count} processes"
-        )
-        fix = f"batch = {engine.count * max(2, options.batch // engine.count)}"
-        yield Diagnostic("bad-option", message, fix=fix)
-
-
-def _check_effect(model: Graph | Family, options: TrainingOptions, data: Dataset, task: Task) -> Iterator[Diagnostic]:
-    def idle(name: str, reason: str) -> Diagnostic:
-        return Diagnostic("option-without-effect", reason, fix=f"leave {name} out")
-
-    given = options.model_fields_set
-    if len(data.shape) == 1:
-        for name in ("shift", "flip"):
-            if getattr(options, name):
-                yield idle(name, f"{name} is for images, and an example of {data.name} is a vector of {data.shape[0]}")
-    if "penalty" in given and not task.penalties:
-        yield idle("penalty", "penalty has no effect: the model has no output of rank 0 in the train phase")
-    if isinstance(model, Graph):
-        for name in OF_FAMILIES:
-            if name in given:
-                yield idle(name, f"{name} has no effect: {model.name} is one model, and no family")
-    elif options.features is not None:
-        message = "features are matched with one model's values, and each member of a family has its own"
-        yield Diagnostic("bad-option", message, fix="leave features out: the teacher's logits teach every member")
-
-
-def _check_folder(options: TrainingOptions) -> Iterator[Diagnostic]:
-    path = options.output / CHECKPOINT
-    try:
-        exists = path.is_file()
-    except OSError as error:
-        yield Diagnostic("cannot-write", f"{path} cannot be written: {error.strerror}")
-        return
-    if options.resume and not exists:
-        yield Diagnostic("nothing-to-resume", f"there is no checkpoint at {path}", fix="train without resume")
-    if not options.resume and exists:
-        message = f"{options.output} holds a run already"
-        yield Diagnostic("run-exists", message, fix="resume it, or train into another folder")
-
-
-@contextmanager
-def _reproducible(device: torch.device) -> Generator[None]:
-    """Deterministic kernels where PyTorch has them, and the caller's generators untouched."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    benchmark = torch.backends.cudnn.benchmark
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-            torch.backends.cudnn.benchmark = False
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-            torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-            torch.backends.cudnn.benchmark = benchmark
 
 
 class _Run:
@@ -222,7 +134,8 @@ class _Run:
             self.distillation = distillation(teacher, matched, data, options, engine.device)
             self.identity["teacher"] = numbers_of(teacher)
         self.sampler = Sampler(self.members, options)
-        self.measured = self.members.spread(options.evaluate) if len(self.members) > 1 else []
+        learnt_before = any(p.data is not None for p in family.parameters.values())
+        self.measured = self.members.spread(options.evaluate) if learnt_before or len(self.members) > 1 else []
         self.members_after: list[MemberRow] = []
         self.progress = Progress()
         self.steps_per_epoch = len(data.train) // options.batch
@@ -266,6 +179,11 @@ class _Run:
         self._make_folder()
         if not self.progress.step:
             self.progress.before = [self._evaluate(self.members[n])[1] for n in self.measured]
+            if console and self.engine.first and self.measured:
+                low, high = min(self.progress.before), max(self.progress.before)
+                console.print(
+                    f"before  held out {low:.2%}" + (f" to {high:.2%}" if high > low else ""), highlight=False
+                )
         with _bar(console if self.engine.first else None) as bar:
             total = self.options.epochs * self.steps_per_epoch
             shown = bar.add_task("", total=total, completed=self.progress.step)
@@ -286,7 +204,7 @@ class _Run:
         self.members_after = list(self._member_rows(after))
         if self.engine.first:
             self._write_metrics()
-            if self.measured:
+            if len(self.members) > 1:
                 write_rows(self.options.output / MEMBERS, MemberRow._fields, self.members_after)
             self._write_model()
 
