@@ -16,21 +16,27 @@ from netc.compiler.axes import analyse
 from netc.compiler.backend import backend
 from netc.compiler.blocks import blocks, stages
 from netc.compiler.contract import Contract
+from netc.compiler.diagnostic import NetcError
 from netc.compiler.family import Family
 from netc.compiler.graph import Graph, Value, verify
 from netc.compiler.measure import measure
 from netc.compiler.passes.widen import widen
 from netc.compiler.probe import bound, inputs, probed
+from netc.compiler.reach import reaches
+from netc.compiler.receipt import broken, receipt, totals
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
 from netc.compiler.text import print_graph, read_graph
 from netc.compiler.transforms.assemble import assemble, reassemble
 from netc.compiler.transforms.composite import composite
 from netc.compiler.transforms.cut import cut, features
+from netc.compiler.transforms.ensemble import ensemble
 from netc.compiler.transforms.graft import graft
+from netc.compiler.transforms.interface import interface
 from netc.compiler.transforms.join import ZEROS, Joint, channel_axis, joined, misfit
 from netc.compiler.transforms.numbers import held
 from netc.compiler.transforms.register import Outcome, Refusal
+from netc.compiler.transforms.side import side
 from netc.compiler.types import TensorType
 from netc.compiler.weights import value
 from strategies import Builder, type_of
@@ -472,3 +478,268 @@ def test_backbones_with_other_stages_are_refused() -> None:
         composite(lead, model("efficientnet", "b0"))
     with pytest.raises(Refusal, match=r"vit takes the input x: f32\[N, 3, 32, 32\], which is f32\[N, 3, 64, 64\]"):
         composite(small("vit"), small("vit_64"))
+
+
+# ------------------------------------------------------------------------------------------------------- reach and side
+
+
+def trained(graph: Graph) -> tuple[Any, set[str]]:
+    """A module in training, after a backward pass from its float outputs, and the parameters that got a gradient."""
+    module = backend("pytorch").module(graph).train()
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(graph.parameters[name].trainable)
+    x = inputs(bound(graph))
+    found: Any = module(*(torch.from_numpy(x[name]) for name in graph.inputs))
+    outputs: list[Any] = [*found] if isinstance(found, tuple) else [found]
+    torch.stack([v.square().mean() for v in outputs if v.is_floating_point()]).sum().backward()
+    return module, {name for name, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("spec", "name", "joint"), MODELS)
+def test_gradients_reach_what_autograd_says(spec: str, name: str, joint: Any) -> None:
+    whole = model(spec, name)
+    assert trained(whole)[1] == reaches(whole).parameters
+    made = graft(whole, whole, joint, freeze=True).graph
+    assert trained(made)[1] == reaches(made).parameters
+    assert all(p.startswith(f"{name}_1.") for p in reaches(made).parameters)
+
+
+def test_gradients_end_at_integers_and_where_they_are_stopped() -> None:
+    build = Builder()
+    a, b, c = (build.parameter(n, (3,)) for n in "abc")
+    frozen = build.parameter("frozen", (3,), trainable=False)
+    x = build.input("x", "f32[2, 3]")
+    stopped = build("stop_gradient", build("mul", x, a, path="first"))
+    index = build("argmax", build("mul", x, b, path="second"), dim=-1)
+    y = build("mul", build("add", stopped, frozen, path="third"), c, path="last")
+    found = reaches(build.done(y, index))
+    assert found.parameters == {"c"}
+    assert found.backward == ("last",)
+    assert found.nodes == {"last", "third", "stop_gradient"}
+    assert found.kept == 2 * 3 * 4
+
+
+SIDES = [*BACKBONES, ("vit", "deit_tiny"), ("gpt2", "gpt2"), ("bert", "bert")]
+
+
+@pytest.mark.parametrize(("spec", "name"), SIDES)
+def test_no_gradient_enters_what_a_side_network_reads(spec: str, name: str) -> None:
+    whole = model(spec, name)
+    made = side(whole, reduction=4)
+    graph = checked(made.graph)
+    found = reaches(graph)
+    assert not any(n.startswith(f"{name}.") for n in found.nodes)
+    assert all(p.startswith("side.") for p in found.parameters)
+    assert trained(graph)[1] == found.parameters
+    assert found.parameters == {p.path for p in graph.parameters.values() if p.trainable}
+    assert "leads to a node of" in made.notes[0]
+    inner = wide(features(graph, [f"{name}.{blocks(whole)[-1].output.node}"]).graph)(given(whole))
+    outer = wide(features(whole, [blocks(whole)[-1].path]).graph)(given(whole))
+    assert numpy.array_equal(*(next(iter(v.values())) for v in (inner, outer)))
+
+
+@pytest.mark.parametrize(("spec", "name"), SIDES)
+def test_a_side_network_that_gives_nothing_yet(spec: str, name: str) -> None:
+    whole = model(spec, name)
+    made = side(whole, reduction=4, init="zeros", numbers="fresh")
+    assert made.contract == Contract()
+    assert measure(whole, checked(made.graph), made.contract).absolute == 0
+    assert measure(whole, changed(made.graph, "side.up"), Contract("alters")).relative > 1e-4
+
+
+def test_a_side_network_is_narrow_and_trains_alone() -> None:
+    whole = model("gpt2", "gpt2")
+    graph = side(whole, reduction=4).graph
+    assert graph.parameters["side.h.0.mlp.c_fc.weight"].type == type_of("f32[48, 12]")
+    assert graph.parameters["side.rungs.1.gate"].type == type_of("f32[1]")
+    module, _ = trained(graph)
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    torch.optim.SGD(module.parameters(), 0.1).step()
+    moved = {n for n, p in module.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert all(n.startswith("side.") for n in moved)
+    kept = (reaches(bound(g, {"N": 1, "T": 16})).kept for g in (graph, whole))
+    narrow, wide_ = kept
+    assert isinstance(narrow, int)
+    assert isinstance(wide_, int)
+    assert narrow < 0.5 * wide_
+
+
+def test_what_has_no_side_is_refused() -> None:
+    with pytest.raises(Refusal, match="1 times narrower"):
+        side(model("gpt2", "gpt2"), reduction=1)
+    with pytest.raises(Refusal, match="no block matches"):
+        side(model("gpt2", "gpt2"), at="layer1")
+
+
+# ------------------------------------------------------------------------------------------------------------ ensemble
+
+PAIRS = [
+    (("resnet", "resnet50"), ("resnet", "resnet18")),
+    (("vit", "deit_small"), ("vit", "deit_tiny")),
+    (("resnet", "resnet18"), ("efficientnet", "b0")),
+    (("swin", "swin_tiny"), ("resnet", "resnet18")),
+]
+
+
+def weighing(graph: Graph, chosen: str) -> Graph:
+    """All the weight of an ensemble on one of its predictions."""
+    own = [p for p in graph.parameters.values() if p.path.startswith("fusion.weights.")]
+    assert any(p.path == f"fusion.weights.{chosen}" for p in own)
+    return graph.with_parameters(held(p, numpy.array([p.path == f"fusion.weights.{chosen}"])) for p in own)
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_an_ensemble_is_either_of_its_models(first: tuple[str, str], second: tuple[str, str]) -> None:
+    large, other = model(*first), model(*second)
+    made = ensemble(large, other)
+    graph = checked(made.graph)
+    assert measure(large, graph, made.contract).absolute == 0
+    assert measure(other, weighing(graph, second[1]), Contract()).absolute == 0
+    assert measure(large, weighing(graph, "0"), Contract("alters")).relative > 1e-3
+    assert list(graph.outputs) == ["logits"]
+    macs = [totals(g).macs for g in (graph, large, other)]
+    assert macs[1] + macs[2] < macs[0] < 1.2 * (macs[1] + macs[2])
+    assert all(p.trainable or p.buffer for p in graph.parameters.values())
+
+
+def test_an_ensemble_of_language_models_fuses_every_token() -> None:
+    first, second = small("lm"), small("lm_meta")
+    made = ensemble(first, second, at="blocks", freeze=True)
+    graph = checked(made.graph)
+    assert measure(first, graph, made.contract).absolute == 0
+    heads = [p for p in graph.parameters if p.endswith(".head.project.weight")]
+    assert heads == ["fusion.0.head.project.weight", "fusion.1.head.project.weight"]
+    x = given(first)
+    a = wide(features(first, ["h.1"]).graph)(x)["h_1"]
+    b = wide(features(second, ["h.0"]).graph)(x)["h_0"]
+    weights, bias = (value(graph.parameters[f"fusion.0.head.project.{n}"]) for n in ("weight", "bias"))
+    joint, offset = (value(graph.parameters[f"fusion.0.join.project.{n}"]) for n in ("weight", "bias"))
+    fused = 0.5 * a + 0.5 * (b @ joint.T.astype("float64") + offset)
+    expected = fused @ weights.T.astype("float64") + bias
+    assert numpy.allclose(wide(weighing(graph, "0"))(x)["logits"], expected, rtol=1e-9)
+    assert not any(p.startswith("lm.") for p in reaches(graph).parameters)
+
+
+def test_models_of_other_predictions_are_refused() -> None:
+    with pytest.raises(Refusal, match=r"resnet18 predicts logits: f32\[N, 10\], and lm logits: f32\[N, T, 100\]"):
+        ensemble(model("resnet", "resnet18"), small("lm"))
+
+
+# ----------------------------------------------------------------------------------------------------------- interface
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"), [("vit", "deit_tiny"), ("gpt2", "gpt2"), ("resnet", "resnet18"), ("swin", "swin_tiny")]
+)
+@pytest.mark.parametrize("kind", ["weighted", "convolution"])
+def test_an_interface_gives_what_the_last_block_could(spec: str, name: str, kind: Any) -> None:
+    whole = model(spec, name)
+    graph = checked(interface(whole, kind).graph)
+    (output,) = graph.outputs.values()
+    assert graph.type(output) == whole.type(blocks(whole)[-1].output)
+    own = {p for p in graph.parameters if p.startswith("interface.")}
+    assert trained(graph)[1] == reaches(graph).parameters == own
+    assert not any(n.startswith(f"{name}.") for n in reaches(graph).nodes)
+    assert trained(interface(whole, kind, freeze=False).graph)[1] > own
+
+
+@pytest.mark.parametrize(("spec", "name"), [("vit", "deit_tiny"), ("gpt2", "gpt2"), ("resnet", "resnet18")])
+def test_all_weight_on_a_joint_gives_its_value(spec: str, name: str) -> None:
+    whole = model(spec, name)
+    graph = interface(whole).graph
+    last = len(blocks(whole)) - 1
+    numbers = graph.parameters["interface.weight"]
+    one = graph.with_parameters([held(numbers, 1e4 * (numpy.arange(last + 1) == last))])
+    x = given(whole)
+    (expected,) = wide(features(whole, [blocks(whole)[-1].path]).graph)(x).values()
+    assert numpy.array_equal(wide(one)(x)["features"], expected)
+    if name != "resnet18":
+        mean = sum(wide(features(whole, "blocks").graph)(x).values()) / (last + 1)
+        assert numpy.allclose(wide(graph)(x)["features"], mean, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("depth", "levels"), [(2, 1), (3, 2), (4, 2), (7, 3), (9, 4)])
+def test_a_hierarchical_interface_has_as_many_levels_as_the_logarithm_of_the_depth(depth: int, levels: int) -> None:
+    text = f"{SMALL}model deep = ViT(24, 3, depth = {depth}, patch = 8, classes = 10) (x: f32[N, 3, 32, 32])\n"
+    graph = interface(read(text, "deep").graph, "convolution").graph
+    convolutions = [n for n in graph.nodes.values() if n.path.startswith("interface.") and n.op.name == "conv2d"]
+    assert len(convolutions) == levels
+    assert size(graph, "interface.") == levels * (24 * 24 * 3 + 24)
+
+
+def test_a_convolution_over_depths_is_pytorchs() -> None:
+    whole = small("vit_64")
+    graph = interface(whole, "convolution", kernel_size=5).graph
+    x = given(whole)
+    taken = list(wide(features(whole, "blocks").graph)(x).values())
+    stacked = torch.tensor(numpy.stack(taken, -1))  # [N, T, C, L]
+    weights, bias = (
+        torch.tensor(value(graph.parameters[f"interface.levels.0.{n}"])).double() for n in ("weight", "bias")
+    )
+    flat = stacked.reshape(-1, *stacked.shape[2:])
+    expected = torch.nn.functional.conv1d(flat, weights[:, :, 0], bias, 2, 2).reshape(stacked.shape[:3])
+    assert numpy.allclose(wide(graph)(x)["features"], expected.numpy(), rtol=1e-9)
+
+
+def test_an_interface_of_one_joint_is_refused() -> None:
+    with pytest.raises(Refusal, match="1 joints there"):
+        interface(model("vit", "deit_tiny"), at="stages")
+    with pytest.raises(Refusal, match="no middle"):
+        interface(model("vit", "deit_tiny"), kernel_size=4)
+
+
+# ------------------------------------------------------------------------------------------------------- the language
+
+LANGUAGE = """\
+import "tests/reduced/resnet.net" { resnet18, resnet34 }
+import "tests/reduced/vit.net" { deit_tiny, deit_small }
+model stem = resnet18 |> cut(end = "layer1")
+model rest = resnet18 |> cut("layer1")
+model taps = resnet18 |> features(["layer2", "layer4"])
+model transfer = graft(resnet18, resnet18, 2, freeze = true, fresh = true)
+model adapted = graft(resnet18, resnet34, "layer2", adapt = true)
+family hybrids = assemble(resnet18, resnet18, at = stages)
+model hybrid = assemble(resnet18, resnet18, at = 2, module = 1)
+model again = reassemble(resnet18, hybrids[0], hybrids[1], hybrids[2], hybrids[3])
+model dual = resnet18 |> composite(copies = 2, links = dense_higher)
+model pair = composite(resnet18, resnet34)
+model ladder = deit_tiny |> side(reduction = 4, init = zeros)
+model both = ensemble(deit_small, deit_tiny, at = blocks)
+model upstream = deit_tiny |> interface(kind = convolution)
+"""
+
+
+@pytest.mark.parametrize("name", [w.split()[1] for w in LANGUAGE.splitlines() if w.startswith("model")])
+def test_the_language_has_them(name: str) -> None:
+    made = read(LANGUAGE, name)
+    checked(made.graph)
+    assert made.graph.name == name
+    assert not broken(made.applied)
+    new = {"transfer", "adapted", "dual", "pair", "ladder", "both", "upstream"}
+    assert bool(receipt(made.applied[-1], measured=False).new) == (name in new)
+
+
+def test_a_transform_that_cannot_apply_points_at_what_stops_it() -> None:
+    with pytest.raises(NetcError) as caught:
+        read(f'{LANGUAGE}model wrong = graft(resnet18, resnet34, "layer2")\n', "wrong")
+    (problem,) = caught.value.diagnostics
+    assert problem.code == "transform-refused"
+    assert "f32[N, 32, 8, 8]" in problem.message
+    assert "f32[N, 16, 8, 8]" in problem.message
+    assert problem.fix == "adapt = true"
+
+
+@pytest.mark.parametrize("name", ["pair", "ladder", "both", "upstream"])
+def test_what_is_composed_runs_in_onnx(name: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    graph = bound(probed(read(LANGUAGE, name).graph))
+    path = tmp_path / "model.onnx"
+    backend("onnx").export(graph, path)
+    x = inputs(graph)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found: Any = session.run(None, x)
+    expected = run(graph, *(x[n] for n in graph.inputs))
+    for a, b in zip(found, expected, strict=True):
+        assert numpy.allclose(a, b, rtol=1e-3, atol=1e-4)

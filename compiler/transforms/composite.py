@@ -11,7 +11,7 @@ from ..contract import Contract
 from ..graph import Edit, Graph, Ref, Value
 from ..operators.arithmetic import Add
 from .join import FRESH, ZEROS, Joint, channel_axis, joined
-from .part import Point, add_part, frozen, listed, part, points, prefixes, sources
+from .part import Points, add_part, frozen, listed, part, points, prefixes, sources
 from .register import Outcome, Refusal, transform
 
 Links = Literal["higher", "same", "lower", "dense_higher"]
@@ -23,7 +23,7 @@ def composite(
     *assistants: Graph,
     copies: int = 1,
     links: Links = "higher",
-    at: str | list[Point] = "stages",
+    at: Points = "stages",
     init: Literal["zeros", "fresh"] = "zeros",
     outputs: bool = False,
     freeze: bool = False,
@@ -89,7 +89,7 @@ def composite(
     return Outcome(made, promise, notes, kept | dict.fromkeys(new, ()))
 
 
-def _levels(graph: Graph, at: str | Sequence[Point]) -> list[Value]:
+def _levels(graph: Graph, at: Points) -> list[Value]:
     """What the first stage is given, and what each stage gives."""
     ends = list(points(graph, at).values())
     own = blocks(graph)

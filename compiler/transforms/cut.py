@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from ..contract import Contract
 from ..graph import Graph, Input, ParameterRef, Ref, Value
 from ..place import place
-from .part import Part, Point, add_inputs, output_names, part, plain, points
+from .part import Part, Point, Points, add_inputs, output_names, part, plain, points
 from .register import Outcome, Refusal, transform
 
 
@@ -46,7 +46,7 @@ def cut(graph: Graph, start: Point | list[Point] | None = None, end: Point | lis
 
 
 @transform
-def features(graph: Graph, at: str | list[str] = "stages") -> Outcome:
+def features(graph: Graph, at: Points = "stages") -> Outcome:
     """The values at several joints of a model as its outputs: a feature extractor.
 
     Outputs are named as the joints, dots as underlines. What only other outputs needed is left out.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from ..blocks import blocks, spine, stages
 from ..diagnostic import nearest
@@ -16,6 +17,11 @@ from .register import Refusal
 Point = str | int
 """A joint: the path of a block, of a call or of a node (what it gives), the name of a tap, output or input; or a
 number n, which stands for the output of the n-th block, and 0 for what the first one is given."""
+
+
+Points = Literal["blocks", "stages"] | Point | list[Point]
+"""Joints, or patterns over blocks and taps; `blocks` and `stages` stand for what each block, or the last block of each
+size, gives."""
 
 
 def point(graph: Graph, at: Point, option: str = "at") -> Value:
