@@ -12,15 +12,27 @@ import numpy as np
 import pytest
 import torch
 from mergekit.merge_methods import merge_tensors
+from netc.compiler import calibration
 from netc.compiler.axes import Selection, analyse
-from netc.compiler.graph import Graph, verify
+from netc.compiler.calibration import Calibration, Noise
+from netc.compiler.graph import Graph, Node, verify
+from netc.compiler.measure import measure
+from netc.compiler.passes.bind import bind
 from netc.compiler.probe import probed
+from netc.compiler.program import read_source
+from netc.compiler.source import Source
+from netc.compiler.transforms.align import align
 from netc.compiler.transforms.average import Average, Slerp
-from netc.compiler.transforms.match_units import WeightMatching
-from netc.compiler.transforms.merge import merge
+from netc.compiler.transforms.match_units import ActivationMatching, Transport, WeightMatching
+from netc.compiler.transforms.merge import Method, merge
+from netc.compiler.transforms.recompute_statistics import recompute_statistics
+from netc.compiler.transforms.register import Refusal
 from netc.compiler.transforms.task_arithmetic import DareLinear, DareTies, TaskArithmetic, Ties, mask_seed
 from netc.compiler.weights import InMemory, value, values
+from sklearn.datasets import load_digits
 
+NOISE = Calibration("noise", Noise())
+SLOW = pytest.mark.slow
 SPECS = Path(__file__).parents[1] / "specs"
 
 
@@ -95,10 +107,156 @@ def same_numbers(a: Graph, b: Graph, tolerance: float = 0.0) -> None:
 COPIES = [("llama", "llama_micro_tied"), ("resnet", "resnet18"), ("vit", "deit_tiny")]
 
 
+@pytest.mark.parametrize("method", [WeightMatching(), Transport()], ids=["weights", "transport"])
 @pytest.mark.parametrize(("file", "name"), COPIES, ids=[name for _, name in COPIES])
-def test_a_permuted_copy_is_brought_back_exactly(file: str, name: str) -> None:
+def test_a_permuted_copy_is_brought_back_exactly(file: str, name: str, method: Method) -> None:
     model = drawn(file, name)
     copy = permuted(model)
     assert np.abs(np.subtract(*(next(iter(values(m).values())) for m in (model, copy)))).max() > 0.1
-    merged = merge(model, copy, method=WeightMatching()).graph
-    same_numbers(merged, model)
+    same_numbers(merge(model, copy, method=method).graph, model)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ActivationMatching(calibration=NOISE, samples=16),
+        Transport(calibration=NOISE, samples=16),
+        Transport(regularization=1e-3),
+    ],
+    ids=["activations", "transport-activations", "transport-soft"],
+)
+@pytest.mark.parametrize(
+    ("file", "name"), [("llama", "llama_micro_tied"), ("digits", "digits"), pytest.param(*COPIES[1], marks=SLOW)]
+)
+def test_activations_and_soft_plans_bring_back_a_copy_too(file: str, name: str, method: Method) -> None:
+    model = drawn(file, name)
+    same_numbers(merge(model, permuted(model), method=method).graph, model)
+
+
+def test_three_copies_are_brought_back_at_once() -> None:
+    model = drawn("llama", "llama_micro_tied")
+    merged = merge(model, permuted(model), permuted(model, 2), method=WeightMatching([0.5, 0.25, 0.25]))
+    same_numbers(merged.graph, model)
+
+
+def test_align_keeps_the_function_and_takes_the_other_models_order() -> None:
+    model = drawn("llama", "llama_micro_tied")
+    copy = tuned(permuted(model), 3)
+    aligned = align(copy, model)
+    assert measure(copy, aligned.graph, aligned.contract, probes=1).kept
+    near, far = (distance(model, m) for m in (aligned.graph, copy))
+    assert near < far / 4
+    same_numbers(align(permuted(model), model).graph, model)
+
+
+def distance(a: Graph, b: Graph) -> float:
+    there = values(b)
+    return sum(float(np.square(array - there[path]).sum()) for path, array in values(a).items())
+
+
+# ---------------------------------------------------------------------------------------------------- trained models
+
+
+MLP = """
+module Mlp(h) (x: [N, 64]) -> [N, 10] {
+    return logits = x |> linear(h) as fc1 |> relu |> linear(h) as fc2 |> relu |> linear(10) as fc3
+}
+model mlp = Mlp(128) (x: f32[N, 64])
+model narrow = Mlp(96) (x: f32[N, 64])
+"""
+
+
+@cache
+def digits() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.data))
+    x, y = torch.tensor(found.data[order] / 16, dtype=torch.float32), torch.tensor(found.target[order])
+    x = x - x[:1437].mean(0)
+    return (x[:1437], y[:1437]), (x[1437:], y[1437:])
+
+
+@cache
+def trained(name: str, seed: int) -> Graph:
+    """A perceptron trained from He et al.'s initial weights, by Adam, for 20 epochs."""
+    graph = read_source(Source("mlp.net", MLP)).model(name).graph
+    random = torch.Generator().manual_seed(seed)
+    net: Any = netc.Model(name, graph).torch()
+    for p in net.parameters():
+        scale = (2 / p.shape[1]) ** 0.5 if p.ndim > 1 else 0
+        p.data = torch.empty_like(p).normal_(generator=random) * scale
+    step = torch.optim.Adam(net.parameters(), 3e-3, weight_decay=1e-4)
+    (x, y), _ = digits()
+    for _ in range(20):
+        for i in torch.randperm(len(x), generator=random).split(64):
+            step.zero_grad()
+            torch.nn.functional.cross_entropy(net(x[i]), y[i]).backward()
+            step.step()
+    arrays = {n: t.detach().numpy() for n, t in net.state_dict().items()}
+    return graph.with_parameters(replace(graph.parameters[n], data=InMemory(a)) for n, a in arrays.items())
+
+
+def accuracy(graph: Graph) -> float:
+    _, (x, y) = digits()
+    net: Any = netc.Model(graph.name, graph).torch().eval()
+    with torch.no_grad():
+        return float((net(x).argmax(1) == y).float().mean())
+
+
+def test_two_trained_perceptrons_become_one() -> None:
+    """Of 128 hidden units; from other seeds, so that a mean of the weights as they are is a mean of strangers."""
+    models = [trained("mlp", seed) for seed in (1, 2)]
+    assert min(map(accuracy, models)) > 0.97
+    assert accuracy(merge(*models).graph) < 0.85
+    for method in (WeightMatching(), ActivationMatching(calibration=examples()), Transport()):
+        assert accuracy(merge(*models, method=method).graph) > 0.96, method
+
+
+def test_a_narrower_model_is_merged_into_a_wider_one() -> None:
+    wide, narrow = trained("mlp", 1), trained("narrow", 2)
+    merged = merge(wide, narrow, method=Transport()).graph
+    assert {p: t.type for p, t in merged.parameters.items()} == {p: t.type for p, t in wide.parameters.items()}
+    alone = merge(wide, narrow, method=Transport([1e-6, 1.0])).graph
+    assert accuracy(alone) > 0.97  # units of the narrow one, shared out among 128
+    assert accuracy(merged) > 0.9
+    with pytest.raises(Refusal, match="another architecture"):
+        merge(wide, narrow, method=WeightMatching())
+
+
+class Held(calibration.Source):
+    """Examples that are at hand."""
+
+    array: Any
+
+    def read(self, node: Node, folder: Any, count: int) -> np.ndarray:
+        return self.array[:count]
+
+
+def examples() -> Calibration:
+    (x, _), _ = digits()
+    return Calibration("digits", Held(array=x.numpy()))
+
+
+# -------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_statistics_are_those_of_one_batch_in_training() -> None:
+    graph = bind(drawn("resnet", "resnet18"), {})
+    images = np.random.default_rng(0).standard_normal((4, 3, 224, 224)).astype("float32")
+    found = recompute_statistics(graph, Calibration("images", Held(array=images)), samples=4)
+    net: Any = netc.Model(graph.name, graph).torch().train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # of the first batch alone
+    with torch.no_grad():
+        net(torch.from_numpy(images))
+    theirs = net.state_dict()
+    changed = [p.path for p in graph.parameters.values() if p.buffer]
+    assert len(changed) == 40
+    for path, array in values(found.graph).items():
+        np.testing.assert_allclose(array, theirs[path].numpy(), rtol=1e-4, atol=1e-4, err_msg=path)
+        assert (path in changed) == (found.graph.parameters[path].data is not graph.parameters[path].data)
+
+
+def test_statistics_need_a_batch_norm() -> None:
+    with pytest.raises(Refusal, match="no batch norm"):
+        recompute_statistics(drawn("llama", LLAMA), NOISE)
