@@ -52,24 +52,24 @@ def of_weights(first: Analysis, second: Analysis) -> list[Evidence]:
 def of_activations(
     first: Analysis,
     second: Analysis,
-    values: Sequence[tuple[Value, Sequence[int]]],
-    arrays: tuple[Mapping[Value, Array], Mapping[Value, Array]],
+    values: Mapping[Value, Sequence[int]],
+    one: Mapping[Value, Array],
+    other: Mapping[Value, Array],
 ) -> list[Evidence]:
-    """Values of both models for the same inputs, and the axes of each that have classes. All others are positions, over
-    which numbers are brought to mean 0 and deviation 1: products are then correlations (Li et al., 2016)."""
+    """Values of both models for the same inputs. Their axes are those of `values`, which have classes, and one of
+    positions, over which numbers are brought to mean 0 and deviation 1: products are correlations (Li et al., 2016)."""
     found: list[Evidence] = []
-    for value, kept in values:
-        a, b = (_standard(given[value], kept) for given in arrays)
+    for value, kept in values.items():
+        a, b = _standard(one[value]), _standard(other[value])
         axes = [(*(own.axes[value][k] for k in kept), None) for own in (first, second)]
         found.append(Evidence(value, a, b, axes[0], axes[1], 1 / a.shape[-1]))
     return found
 
 
-def _standard(array: Array, kept: Sequence[int]) -> Array:
+def _standard(array: Array) -> Array:
     import numpy
 
-    others = [k for k in range(array.ndim) if k not in kept]
-    flat = array.astype("float64").transpose(*kept, *others).reshape(*(array.shape[k] for k in kept), -1)
-    flat = flat - flat.mean(-1, keepdims=True)
-    deviation = numpy.sqrt(numpy.square(flat).mean(-1, keepdims=True))
-    return flat / numpy.where(deviation > 1e-12, deviation, 1)
+    array = array.astype("float64")
+    array = array - array.mean(-1, keepdims=True)
+    deviation = numpy.sqrt(numpy.square(array).mean(-1, keepdims=True))
+    return array / numpy.where(deviation > 1e-12, deviation, 1)

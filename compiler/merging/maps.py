@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..axes import Analysis, sums
 from ..axes.structure import Dimension, Structure
-from ..graph import ParameterRef, Ref
+from ..graph import Parameter, ParameterRef, Ref
+from ..types import TensorType
 
 if TYPE_CHECKING:
     import numpy
@@ -65,6 +66,19 @@ class Maps:
         """A parameter's numbers after it."""
         ref = ParameterRef(path)
         return self.moved(array, self.analysis.axes[ref], ref)
+
+    def type(self, parameter: Parameter) -> TensorType:
+        """A parameter's type after it."""
+        axes = self.analysis.axes[ParameterRef(parameter.path)]
+        matrices = [self._axis(d, None, k, 0) for k, d in enumerate(axes)]
+        shape = [n if m is None else m.shape[0] for n, m in zip(parameter.type.shape, matrices, strict=True)]
+        return TensorType(parameter.type.dtype, tuple(shape))
+
+    @property
+    def orders(self) -> dict[int, Array]:
+        """Which old unit each new one is, of the classes that are only permuted."""
+        found = {number: permutation(matrix) for number, matrix in self.made.items()}
+        return {number: order for number, order in found.items() if order is not None}
 
     def size(self, number: int) -> int | None:
         """How many units a class has afterwards, if it is mapped."""

@@ -51,8 +51,32 @@ def assign(likeness: Likeness) -> Found:
     """The permutation with the largest sum of products (Ainsworth et al., 2023, §3.2)."""
     from scipy import optimize
 
-    solve: Any = optimize.linear_sum_assignment  # pyright: ignore[reportUnknownMemberType]
+    solve = cast(Any, optimize).linear_sum_assignment
     return Found(permuting(solve(likeness.products, maximize=True)[1]))
+
+
+def transport(likeness: Likeness, regularization: float = 0.0) -> Found:
+    """The plan that moves units of equal mass at the least cost, which is the squared distance of their features; with
+    `regularization`, in units of the mean cost, one that spreads (Cuturi, 2013).
+
+    Each new unit is a mean of those that come to it. Where a class is summed over, what a unit had is shared out.
+    """
+    import numpy
+    import ot
+    from scipy import sparse
+
+    library: Any = ot
+    costs = likeness.costs
+    new, old = costs.shape
+    masses = numpy.full(new, 1 / new), numpy.full(old, 1 / old)
+    if regularization:
+        strength = regularization * (float(costs.mean()) or 1.0)
+        plan: Array = library.sinkhorn(*masses, costs, strength, method="sinkhorn_log", numItermax=10_000)
+    else:
+        plan = library.emd(*masses, costs, numItermax=10_000_000)
+    if new == old and abs(plan * new - (order := plan * new).round()).max() < 1e-6:
+        return Found(permuting(order.argmax(1)))
+    return Found(sparse.csr_array(plan * new), sparse.csr_array(plan * old))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +97,14 @@ class Matching:
         that is scarce, by other evidence too, its numbers sorted along the axes whose order is not known. The other
         start is that every unit keeps its number.
         """
-        found = self._improved(self._outward(), iterations, seed)
-        if any(a != b for a, b in map(self._sizes, self.classes)) or self._perfect(found):
+        start = self._outward()
+        if not iterations or not self._distance(start):
+            return start
+        found = self._improved(start, iterations, seed)
+        if any(a != b for a, b in map(self._sizes, self.classes)):
             return found
         plain = Maps(self.second, {c.number: permuting(_range(cast(int, c.size))) for c in self.classes})
-        other = self._improved(plain, iterations, seed)
-        return max(found, other, key=self._agreement)
+        return min(found, self._improved(plain, iterations, seed), key=self._distance)
 
     def _outward(self) -> Maps:
         maps = Maps(self.second, {})
@@ -95,15 +121,15 @@ class Matching:
         """Coordinate descent: classes in random orders, each solved given all others, until none changes."""
         import numpy
 
-        rng = numpy.random.default_rng(seed)
+        rng: Any = numpy.random.default_rng(seed)
         for _ in range(iterations):
             changed = False
-            for number in rng.permutation(len(self.classes)).tolist():
-                own: AxisClass = self.classes[number]
+            for number in cast("list[int]", rng.permutation(len(self.classes)).tolist()):
+                own = self.classes[number]
                 new = maps.with_class(own.number, *self.solve(self._likeness(own, maps)))
                 if abs(new.made[own.number] - maps.made[own.number]).max() < 1e-9:
                     continue
-                if self._agreement(new, own) > self._agreement(maps, own) * (1 + 1e-12):
+                if self._distance(new, own) < self._distance(maps, own) * (1 - 1e-12):
                     maps, changed = new, True
             if not changed:
                 break
@@ -175,19 +201,15 @@ class Matching:
 
     # ------------------------------------------------------------------------------------------------ the whole
 
-    def _agreement(self, maps: Maps, own: AxisClass | None = None) -> float:
-        """The sum of products over all evidence, or over that of a class."""
+    def _distance(self, maps: Maps, own: AxisClass | None = None) -> float:
+        """The squared distance of the models over all evidence, or over that of a class."""
         import numpy
 
         total = 0.0
         for one in self._of(own) if own else self.evidence:
             moved = maps.moved(one.second, one.second_axes, one.ref)
-            total += one.weight * float(numpy.vdot(one.first, moved))
+            total += one.weight * float(numpy.square(one.first - moved).sum())
         return total
-
-    def _perfect(self, maps: Maps) -> bool:
-        """Whether the second model, mapped, is the first."""
-        return all((maps.moved(e.second, e.second_axes, e.ref) == e.first).all() for e in self.evidence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,14 +247,14 @@ class _Side:
         def along(k: int) -> Array:
             dimension = self.axes[k]
             if dimension is None:
-                return numpy.arange(self.array.shape[k])
+                return _range(self.array.shape[k])
             return cells(self.analysis.structure, dimension, blurred, self._size(atom))
 
-        labels: Array = along(axis)[index]
+        labels = along(axis)[index]
         for k in range(self.array.ndim):
             if k != axis:
                 labels = (labels[:, None] * self.array.shape[k] + along(k)).reshape(-1)
-        return labels
+        return numpy.asarray(labels)
 
     def _atom(self, number: int) -> Dimension:
         return self.analysis.structure.find(self.analysis.atom(self.analysis.every_class[number - 1]))

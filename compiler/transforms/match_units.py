@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..axes import Analysis, AxisClass, analyse
-from ..graph import Graph, Parameter
+from pydantic import Field
+
+from ..axes import Analysis, AxisClass, analyse, sums
+from ..calibration import Calibration
+from ..graph import Graph, Parameter, Value
 from ..merging import combine
-from ..merging.evidence import of_weights
+from ..merging.evidence import Evidence, of_activations, of_weights
 from ..merging.maps import Maps
-from ..merging.match import Matching, assign
+from ..merging.match import Found, Likeness, Matching, assign, transport
 from .average import shares
 from .numbers import filled, made
-from .register import Outcome, word
-from .same_shape import combined, require_same
+from .register import Outcome, Refusal, word
+from .same_shape import combined, require_same, require_same_but_widths
+from .solve import features
 
 if TYPE_CHECKING:
     import numpy
@@ -23,29 +27,137 @@ if TYPE_CHECKING:
     Array = numpy.ndarray[Any, Any]
 
 
-@word("weight_matching")
 @dataclass(frozen=True)
-class WeightMatching:
-    """The mean, after the units of each model are brought into the order of the first: the permutations of all
-    permutable classes that make the sum of products of the weights largest (Git Re-Basin: Ainsworth et al., 2023,
-    §3.2). `iterations` is how often each class is looked at again at most."""
+class Matched:
+    """The mean, after the units of each model are brought into the order of the first."""
 
     weights: list[float] | None = None
-    iterations: int = 100
+    iterations: Annotated[int, Field(ge=0)] = 100
+
+    by = "weights"
 
     def merge(self, models: Sequence[Graph], seed: int) -> Outcome:
-        require_same(models)
-        weights = shares(self.weights, len(models))
+        shared = shares(self.weights, len(models))
         first, *others = [analyse(with_numbers(m, seed)) for m in models]
         aligned = [first.graph, *(moved(self.maps(first, o, seed)) for o in others)]
-        count = len(permutable(first))
-        text = f"the units of {count} classes matched by weights; each number is the mean of {len(models)}"
-        return combined(aligned, lambda _, given: combine.average(given, weights), seed, text)
+        text = (
+            f"the units of {len(permutable(first))} classes are matched by {self.by}",
+            f"each number is the mean of {len(models)}, with the weights {', '.join(f'{w:g}' for w in shared)}",
+        )
+        named = [replace(a, name=m.name) for a, m in zip(aligned, models, strict=True)]
+        return combined(named, lambda _, given: combine.average(given, shared), seed, *text)
 
     def maps(self, first: Analysis, other: Analysis, seed: int) -> Maps:
-        """What brings another model's units into the order of the first."""
-        matching = Matching(first, other, permutable(first), of_weights(first, other), assign)
+        """What brings another model's units into the order of the first.
+
+        Raises:
+            Refusal: where they are of different architectures.
+        """
+        require_same([first.graph, other.graph])
+        matching = Matching(first, other, permutable(first), self.evidence(first, other), assign)
         return matching.run(self.iterations, seed)
+
+    def evidence(self, first: Analysis, other: Analysis) -> list[Evidence]:
+        """What tells which unit is which."""
+        return of_weights(first, other)
+
+
+@word("weight_matching")
+@dataclass(frozen=True)
+class WeightMatching(Matched):
+    """The mean, after the units of each model are brought into the order of the first: by the permutations of all
+    permutable classes that bring the weights nearest to each other (Git Re-Basin: Ainsworth et al., 2023, §3.2).
+    `iterations` is how often each class is looked at again at most."""
+
+
+@word("activation_matching")
+@dataclass(frozen=True)
+class ActivationMatching(Matched):
+    """As `weight_matching`, but those units belong together whose activations on examples are most correlated (Li et
+    al., 2016; Git Re-Basin: Ainsworth et al., 2023, §3.1): what the layers that sum over a class are given."""
+
+    calibration: Calibration = field(kw_only=True)
+    samples: Annotated[int, Field(ge=1)] | None = None
+
+    by = "activations"
+
+    def evidence(self, first: Analysis, other: Analysis) -> list[Evidence]:
+        return seen_by_layers(first, other, self.calibration, self.samples)
+
+
+@word("transport")
+@dataclass(frozen=True)
+class Transport(Matched):
+    """The mean, after each unit of the first model gets units of the others by optimal transport (OTFusion: Singh and
+    Jaggi, 2020; of transformers: Imfeld et al., 2024). Widths may differ; those of the first stay.
+
+    `regularization`, in units of the mean cost, makes it soft: a unit is then a mean of several. With a `calibration`
+    units are compared by activations, else by weights."""
+
+    regularization: Annotated[float, Field(ge=0)] = 0.0
+    calibration: Calibration | None = None
+    samples: Annotated[int, Field(ge=1)] | None = None
+
+    by = "optimal transport"
+
+    def maps(self, first: Analysis, other: Analysis, seed: int) -> Maps:
+        require_same_but_widths(first, other)
+        matching = Matching(first, other, permutable(first), self.evidence(first, other), self._solve)
+        return matching.run(self.iterations, seed)
+
+    def evidence(self, first: Analysis, other: Analysis) -> list[Evidence]:
+        if self.calibration is None:
+            return of_weights(first, other)
+        return seen_by_layers(first, other, self.calibration, self.samples)
+
+    def _solve(self, likeness: Likeness) -> Found:
+        return transport(likeness, self.regularization)
+
+
+def seen_by_layers(first: Analysis, other: Analysis, calibration: Calibration, samples: int | None) -> list[Evidence]:
+    """The activations of two models that layers sum over, for the same examples; and the weights, for units that the
+    examples do not tell apart.
+
+    Raises:
+        Refusal: where a class has none.
+    """
+    wanted = permutable(first)
+    values: dict[Value, list[int]] = {}
+    for own in wanted:
+        found = [p.ref for _, places in sums(first, own) for p in places if isinstance(p.ref, Value)]
+        if not found:
+            raise Refusal(f"no layer sums over the {own.size} units ({own.unit}) of {own.places[0]}: match by weights")
+        for ref in found:
+            axes = range(len(first.axes[ref]))
+            values[ref] = [k for k in axes if any(c in wanted for c, _ in first.of(ref, k))]
+    given = (observed(a.graph, calibration, samples, values) for a in (first, other))
+    weights = (replace(e, weight=e.weight * _HINT) for e in of_weights(first, other))
+    return [*of_activations(first, other, values, *given), *weights]
+
+
+_HINT = 1e-6
+"""What weights count for beside activations."""
+
+
+def observed(
+    graph: Graph, calibration: Calibration, samples: int | None, values: Mapping[Value, Sequence[int]]
+) -> dict[Value, Array]:
+    """Values of a graph for examples: those of the axes given, and as the last axis some positions of all others, the
+    same ones for any model."""
+    import numpy
+
+    outputs = {str(i): v for i, v in enumerate(values)}
+    found: dict[Value, list[Array]] = {v: [] for v in values}
+    for batch in features(replace(graph, outputs=outputs), calibration, samples):
+        for (value, kept), array in zip(values.items(), batch.values(), strict=True):
+            others = [k for k in range(array.ndim) if k not in kept]
+            flat = array.transpose(*kept, *others).reshape(*(array.shape[k] for k in kept), -1)
+            found[value].append(flat[..., :: max(1, flat.shape[-1] // _POSITIONS)])
+    return {v: numpy.concatenate(arrays, -1) for v, arrays in found.items()}
+
+
+_POSITIONS = 512
+"""So many positions of a value are looked at for each few examples: neighbours tell little more."""
 
 
 def with_numbers(graph: Graph, seed: int) -> Graph:
@@ -65,6 +177,6 @@ def moved(maps: Maps) -> Graph:
         def numbers(array: Array) -> Array:
             return maps.parameter(parameter.path, array)
 
-        return made(parameter, numbers)
+        return made(parameter, numbers, type=maps.type(parameter))
 
     return graph.with_parameters(one(p) if p.type.dtype.is_float else p for p in graph.parameters.values())

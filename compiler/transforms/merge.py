@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ..graph import Graph
 from .average import Average, Slerp
-from .match_units import WeightMatching
+from .match_units import ActivationMatching, Transport, WeightMatching
 from .register import Outcome, Refusal, transform
 from .task_arithmetic import DareLinear, DareTies, TaskArithmetic, Ties
 
-Method = Average | Slerp | TaskArithmetic | Ties | DareLinear | DareTies | WeightMatching
+Method = (
+    Average | Slerp | TaskArithmetic | Ties | DareLinear | DareTies | WeightMatching | ActivationMatching | Transport
+)
 
 
 @transform
@@ -17,7 +19,8 @@ def merge(*models: Graph, method: Method = Average(), seed: int = 0) -> Outcome:
 
     `method` says how: `average`, `slerp(t = 0.5)`; `task_arithmetic(base)`, `ties(base, density = 0.5)`,
     `dare_linear(base, density = 0.5)`, `dare_ties(base)`, which add up what models differ from a base by;
-    `weight_matching`, which first brings the units of all into the order of the first.
+    `weight_matching`, `activation_matching(calibration)` and `transport`, which first bring the units of all into the
+    order of the first.
 
     `seed` draws what is random in a method, and the parameters of models that have no numbers yet.
 
