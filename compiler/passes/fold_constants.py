@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
@@ -61,15 +61,15 @@ def fold_constants(graph: Graph, seed: int = 0, growth: float = 0.1) -> Graph:
 
 
 def folded(
-    graph: Graph, maker: str, left: int | None = None, seed: int = 0, among: Callable[[str], bool] | None = None
+    graph: Graph, maker: str, left: int | None = None, seed: int = 0, among: Collection[str] | None = None
 ) -> Graph:
-    """See `fold_constants`. `left` are the bytes by which the model may grow, however many where that is None; of what
-    is connected, only that is folded which reads a parameter `among` those asked for."""
-    parts = [part for part in _parts(graph) if among is None or any(map(among, part.parameters()))]
+    """See `fold_constants`. `left` are the bytes by which the model may grow, however many where that is None; only
+    nodes `among` those given are folded, where any are, and a parameter that is replaced gives its name."""
+    parts = _parts(graph, among)
     if not parts:
         return graph
     edit = graph.edit(maker)
-    names = _Names(graph)
+    names = _Names(graph, after_replaced=among is not None)
     for part in sorted(parts, key=lambda part: part.added):
         if left is not None:
             part.shrink(left)
@@ -139,10 +139,6 @@ class _Part:
     added: int = 0
     """Bytes by which the model would grow."""
 
-    def parameters(self) -> Iterator[str]:
-        """Those that its nodes read."""
-        return (r.parameter for n in self.inside.values() for r in n.refs if isinstance(r, ParameterRef))
-
     def measure(self, constants: dict[str, Node]) -> None:
         """Find what is exposed and freed."""
         for path, node in self.inside.items():
@@ -200,8 +196,10 @@ class _Part:
                 yield source
 
 
-def _parts(graph: Graph) -> list[_Part]:
+def _parts(graph: Graph, among: Collection[str] | None) -> list[_Part]:
     fixed = constants(graph)
+    if among is not None:
+        fixed = {path: node for path, node in fixed.items() if path in among or not any(True for _ in node.refs)}
     inner = {path: node for path, node in fixed.items() if any(True for _ in node.refs)}
     if not inner:
         return []
@@ -281,7 +279,8 @@ def _of(part: _Part, ref: ParameterRef) -> Parameter:
 class _Names:
     """Paths for new parameters: free, no prefix of another path and none of another's."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, after_replaced: bool = False) -> None:
+        self._after_replaced = after_replaced
         self._taken = set(graph.parameters)
         self._prefixes = {s.instance for s in graph.scopes.values()}
         for path in self._taken:
@@ -293,7 +292,7 @@ class _Names:
 
     def choose(self, part: _Part, value: Value) -> str:
         freed = {r.parameter for r in part.freed if isinstance(r, ParameterRef)}
-        for wanted in _candidates(part, value, freed):
+        for wanted in _candidates(part, value, freed, after_replaced=self._after_replaced):
             if wanted in freed:
                 del part.freed[ParameterRef(wanted)]
                 return wanted
@@ -322,8 +321,9 @@ class _Names:
         return found
 
 
-def _candidates(part: _Part, value: Value, freed: Collection[str]) -> Iterator[str]:
-    """The operand of the layer that reads the value; before it, a parameter of that name that the value replaces."""
+def _candidates(part: _Part, value: Value, freed: Collection[str], *, after_replaced: bool) -> Iterator[str]:
+    """The operand of the layer that reads the value; before it, a parameter of that name that the value replaces, or
+    any that it does."""
     replaced = list(_replaced(part, value))
     for user in part.graph.users.get(value, ())[:1]:
         operands = user.op.operands
@@ -332,6 +332,8 @@ def _candidates(part: _Part, value: Value, freed: Collection[str]) -> Iterator[s
             wanted = f"{_instance(user.path)}.{operand.name}"
             if wanted not in freed:
                 yield from (path for path in replaced if path.rpartition(".")[2] == operand.name)
+            if after_replaced:
+                yield from replaced
             yield wanted
     yield from replaced
 

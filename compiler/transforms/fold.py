@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from ..contract import Contract
 from ..graph import Graph, ParameterRef, Value
 from ..operators.operator import LAYERS
@@ -11,7 +13,7 @@ from .register import Outcome, transform
 
 
 @transform
-def fold(graph: Graph, at: Paths = "weights", seed: int = 0) -> Outcome:
+def fold(graph: Graph, at: Paths = "*", seed: int = 0) -> Outcome:
     """Make one parameter of each weight that is an expression over parameters: a product of low rank added to a
     weight, slices of a store, a mask, a sparse difference.
 
@@ -21,37 +23,63 @@ def fold(graph: Graph, at: Paths = "weights", seed: int = 0) -> Outcome:
 
     Contract: exact.
 
-    - at: parameters that the expressions are made of; `weights` are those of which a layer's weight or bias is made.
+    - at: parameters that the expressions are made of; all of them.
     - seed: for parameters without numbers.
 
     Refuses a model in which no such expression is made of those parameters.
     """
-    expressed = _sources(graph)
-    after = folded(graph, "fold", seed=seed, among=lambda p: p in expressed if at == "weights" else matches(p, at))
-    if after is graph:
-        raise nothing(at, expressed, "weight expression")
+    found = _expressions(graph)
+    chosen = [e for e in found.values() if any(matches(p, at) for p in e.parameters)]
+    if not chosen:
+        raise nothing(at, dict.fromkeys(p for e in found.values() for p in e.parameters), "weight expression")
+    after = folded(graph, "fold", seed=seed, among={path for e in chosen for path in e.nodes})
     gone = [p for p in graph.parameters if p not in after.parameters]
-    new = [p for p in after.parameters if p not in graph.parameters]
     computed = [p for p, own in after.parameters.items() if own is not graph.parameters.get(p)]
     notes = [f"{len(computed)} parameters are computed: {_listed(computed)}"]
     if gone:
         notes.append(f"{len(gone)} are gone: {_listed(gone)}")
-    sources = {path: tuple(gone) for path in new}
+    sources: dict[str, tuple[str, ...]] = {}
+    for each in chosen:
+        reader, operand = each.reader
+        ref = after.nodes[reader].inputs[operand] if reader in after.nodes else None
+        if isinstance(ref, ParameterRef):
+            sources[ref.parameter] = tuple(each.parameters)
     return Outcome(after, Contract(), tuple(notes), sources)
 
 
-def _sources(graph: Graph) -> dict[str, None]:
-    """The parameters of which weights and biases that are expressions are made."""
+@dataclass
+class _Expression:
+    """What a value is made of that depends on no input."""
+
+    nodes: set[str] = field(default_factory=set[str])
+    parameters: dict[str, None] = field(default_factory=dict[str, None])
+    reader: tuple[str, int] = ("", 0)
+    """A node that reads it, and as which of its inputs."""
+
+
+def _expressions(graph: Graph) -> dict[Value, _Expression]:
+    """The expressions over parameters that a layer reads as its weight or bias, or that stand where one of their
+    parameters could: in its shape, read by what depends on an input."""
     fixed = constants(graph)
-    waiting = [r for n in graph.nodes.values() if n.op.name in LAYERS for r in n.inputs[1:] if isinstance(r, Value)]
-    seen: set[str] = set()
-    found: dict[str, None] = {}
-    while waiting:
-        path = waiting.pop().node
-        if path in fixed and path not in seen:
-            seen.add(path)
-            waiting += [r for r in fixed[path].refs if isinstance(r, Value)]
-            found.update((r.parameter, None) for r in fixed[path].refs if isinstance(r, ParameterRef))
+    made: dict[str, _Expression] = {}
+    for path, node in fixed.items():
+        own = made[path] = _Expression({path})
+        for ref in node.refs:
+            if isinstance(ref, ParameterRef):
+                own.parameters[ref.parameter] = None
+            else:
+                own.nodes |= made[ref.node].nodes
+                own.parameters |= made[ref.node].parameters
+    found: dict[Value, _Expression] = {}
+    for node in graph.nodes.values():
+        for i, ref in enumerate(node.inputs):
+            own = made.get(ref.node) if isinstance(ref, Value) else None
+            if own is None or not isinstance(ref, Value):
+                continue
+            like = any(graph.parameters[p].type == graph.type(ref) for p in own.parameters) and node.path not in fixed
+            if own.parameters and (like or (i and node.op.name in LAYERS)):
+                own.reader = (node.path, i)
+                found[ref] = own
     return found
 
 
