@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..axes import AxisClass, Place
@@ -105,8 +106,8 @@ class Importance:
             numbers = self.numbers(path)
             if numbers is None:
                 return None
-            for i in range(numbers.ndim):
-                self._profiles[path, i] = numbers.sum(tuple(a for a in range(numbers.ndim) if a != i))
+            for i in {axis, *range(min(2, numbers.ndim))}:  # outputs and inputs, of which both are mostly wanted
+                self._profiles[path, i] = _summed(numbers, i)
         return self._profiles[path, axis]
 
     @cached_property
@@ -129,6 +130,14 @@ def indices(place: Place) -> Array:
     for count, stride in cast("tuple[tuple[int, int], ...]", place.loops):
         found = (found[:, :, None] + stride * numpy.arange(count)).reshape(size, -1)
     return found
+
+
+def _summed(numbers: Array, axis: int) -> Array:
+    """The sums over all axes but one; as products with ones, which take a fraction of the time."""
+    import numpy
+
+    before, after = prod(numbers.shape[:axis]), prod(numbers.shape[axis + 1 :])
+    return (numpy.ones(before) @ numbers.reshape(before, -1)).reshape(-1, after) @ numpy.ones(after)
 
 
 def _counts(graph: Graph, parameter: Parameter, *, only_batch_norm: bool) -> bool:
