@@ -123,8 +123,18 @@ class _Sizes:
         others = volume(self._factor(f) for f in factors if f != free)
         quotient = divide(size, others)
         if free is None or quotient is None or quotient == 0:
-            raise Stuck(node.path, f"{size} is no multiple of {others}")
+            raise Stuck(self._splits(part) or node.path, f"it splits {size}, which is no multiple of {others}")
         self._set(free, quotient, node)
+
+    def _splits(self, part: Dimension) -> str | None:
+        """The first node that has a part of a dimension as an axis of its own."""
+        structure = self.analysis.structure
+        whole = set(structure.atoms(part))
+        for path, node in self.graph.nodes.items():
+            axes = (set(structure.atoms(d)) for v in node.values for d in self.analysis.axes[v])
+            if any(own and own < whole for own in axes):
+                return path
+        return None
 
     # ------------------------------------------------------------------------------------------------ nodes
 
@@ -171,7 +181,7 @@ def _pads_to_same(graph: Graph) -> bool:
     """Whether a strided window pads more on one side than on the other, and as TensorFlow's "same" would."""
     for node in graph.nodes.values():
         op: Any = node.op
-        found = _same(op, graph.input_types(node)) if hasattr(op, "padding") and hasattr(op, "stride") else None
+        found = same_padding(op, graph.input_types(node)) if hasattr(op, "padding") and hasattr(op, "stride") else None
         if found is not None and found == op.padding and any(a != b for a, b in found):
             return True
     return False
@@ -182,13 +192,13 @@ def _padded(op: Operator, before: tuple[TensorType | None, ...], after: list[Ten
     if not (hasattr(op, "padding") and hasattr(op, "stride")):
         return op
     known: Any = op
-    was, wanted = _same(op, before), _same(op, tuple(after))
+    was, wanted = same_padding(op, before), same_padding(op, tuple(after))
     if was is None or wanted is None or was != known.padding or wanted == known.padding:
         return op
     return replace(known, padding=wanted)
 
 
-def _same(op: Any, inputs: tuple[TensorType | None, ...]) -> tuple[tuple[int, int], ...] | None:
+def same_padding(op: Any, inputs: tuple[TensorType | None, ...]) -> tuple[tuple[int, int], ...] | None:
     """The padding that gives ⌈size / stride⌉ positions; None where it depends on a symbol, or nothing is strided."""
     x = inputs[0]
     kernel = getattr(op, "kernel_size", None)

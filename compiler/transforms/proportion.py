@@ -139,7 +139,7 @@ class Proportions:
             return Member(own, step, 1, by=self.policy.heads)
         block = self._inside.get(own)
         if block is not None:
-            relation = self.relations.get(_kind(block, own))
+            relation = self.relations.get(kind_of(block, own))
             if relation:
                 return Member(own, step, 1, block.input if relation == "input" else block.output)
             return Member(own, step, divisor)
@@ -151,7 +151,7 @@ class Proportions:
         """By class on the spine: the sizes of heads of which it is a whole number, and must stay one."""
         found: dict[AxisClass, list[int]] = {}
         for own, block in self._inside.items():
-            by = "" if self.policy.heads is not None else self.relations.get(_kind(block, own), "")
+            by = "" if self.policy.heads is not None else self.relations.get(kind_of(block, own), "")
             if by and own in self._elements and own in self._scalable:
                 ref = block.input if by == "input" else block.output
                 classes = self._classes(ref)
@@ -251,7 +251,7 @@ class Proportions:
             ends = self.width(block.input), self.width(block.output)
             elements = _units(own) * self._step(own)
             pair = tuple(Fraction(elements, e) if e else Fraction(0) for e in ends)
-            ratios.setdefault(_kind(block, own), []).append((pair[0], pair[1]))
+            ratios.setdefault(kind_of(block, own), []).append((pair[0], pair[1]))
         found: dict[Kind, Relation] = {}
         for kind, pairs in ratios.items():
             into, out = {a for a, _ in pairs}, {b for _, b in pairs}
@@ -311,7 +311,7 @@ def _counted(own: AxisClass) -> bool:
     return not own.unit.startswith(("channel", "block"))
 
 
-def _kind(block: Block, own: AxisClass) -> Kind:
+def kind_of(block: Block, own: AxisClass) -> Kind:
     """What the class is in a block: the first of its parameters, by the path below the block."""
     inside = f"{block.path}."
     names = (f"{p.ref.parameter}[{p.axis}]" for p in own.places if isinstance(p.ref, ParameterRef))

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..blocks import Block, stages
-from ..graph import Edit, Graph, Node, Parameter, ParameterRef, Ref, Scope
+from ..graph import Edit, Graph, Input, Node, Parameter, ParameterRef, Ref, Scope
 from ..operators.stochastic import DropPath
+from .proportion import Kind, Relation
 from .register import Refusal
+from .successor import Template, successor
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
@@ -33,6 +35,7 @@ class Stages:
     """The stages of a graph: its blocks in runs whose outputs have one shape."""
 
     graph: Graph
+    relations: Mapping[Kind, Relation]
 
     @cached_property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
@@ -43,17 +46,27 @@ class Stages:
         return tuple(map(len, self.blocks))
 
     @cached_property
-    def templates(self) -> tuple[Block | None, ...]:
-        """The block of each stage that can be repeated, the last that has the same type at both ends."""
-        return tuple(next((b for b in reversed(stage) if self._repeats(b)), None) for stage in self.blocks)
+    def templates(self) -> tuple[Template | None, ...]:
+        """What can be added to each stage: its last block that has the same type at both ends, or one like its last."""
+        return tuple(map(self._template, self.blocks))
 
-    def _repeats(self, block: Block) -> bool:
+    def _template(self, stage: Sequence[Block]) -> Template | None:
+        own = next((b for b in reversed(stage) if self.repeatable(b)), None)
+        if own is not None:
+            return Template(self.graph, own)
+        every = [b for s in self.blocks for b in s]
+        at = every.index(stage[-1])
+        near = sorted((b for b in every if self.repeatable(b)), key=lambda b: abs(every.index(b) - at))
+        return successor(self.graph, stage[-1], near, self.relations)
+
+    def repeatable(self, block: Block) -> bool:
+        """Whether it has the same type at both ends."""
         return self.graph.type(block.input) == self.graph.type(block.output)
 
     def droppable(self, stage: int) -> int:
         """How many blocks a stage may lose: those that have the same type at both ends."""
         own = self.blocks[stage]
-        return min(sum(map(self._repeats, own)), len(own) - 1)
+        return min(sum(map(self.repeatable, own)), len(own) - 1)
 
     def clamped(self, repeats: Sequence[int]) -> tuple[int, ...]:
         """The numbers of blocks nearest to these that the stages can have."""
@@ -82,13 +95,13 @@ def restack(found: Stages, repeats: Sequence[int]) -> Restacked:
 class _Restack:
     found: Stages
     repeats: Sequence[int]
-    plan: list[tuple[Block, int]] = field(default_factory=list[tuple[Block, int]])
-    """The blocks of the new graph in order: which old one, and 0 for itself, or the number of its copy."""
+    plan: list[tuple[Template, int]] = field(default_factory=list[tuple[Template, int]])
+    """The blocks of the new graph in order: which one, and 0 for itself, or the number of its copy."""
 
     def run(self) -> Restacked:
         for number, wanted in enumerate(self.repeats):
             self._plan(number, wanted)
-        kept = {b.path for b, copy in self.plan if not copy}
+        kept = {t.block.path for t, copy in self.plan if not copy}
         gone = tuple(b.path for stage in self.found.blocks for b in stage if b.path not in kept)
         graph = self.found.graph
         self._number()
@@ -112,14 +125,14 @@ class _Restack:
         own = list(self.found.blocks[number])
         template = self.found.templates[number]
         for block in reversed(list(own)):
-            if len(own) > wanted and self.found._repeats(block) and len(own) > 1:  # pyright: ignore[reportPrivateUsage]
+            if len(own) > wanted and self.found.repeatable(block) and len(own) > 1:
                 own.remove(block)
         if len(own) > wanted or (len(own) < wanted and template is None):
             text = "left out" if len(own) > wanted else "repeated"
             shapes = (str(self.found.graph.type(v)) for v in (own[0].input, own[0].output))
             message = f"{own[0].path} changes the shape from {' to '.join(shapes)} and cannot be {text}"
             raise Refusal(message, nodes=[own[0].path], option="depth")
-        self.plan += [(b, 0) for b in own]
+        self.plan += [(Template(self.found.graph, b), 0) for b in own]
         if template is not None:
             self.plan += [(template, i + 1) for i in range(wanted - len(own))]
 
@@ -132,14 +145,15 @@ class _Restack:
         """By prefix of paths: what it becomes, of blocks and of what is numbered with them."""
         numbers = self._siblings()
         shift: dict[str, int] = dict.fromkeys(numbers, 0)
-        kept = {b.path for b, copy in self.plan if not copy}
+        kept = {t.block.path for t, copy in self.plan if not copy}
         order = [b.path for stage in self.found.blocks for b in stage]
         position = {path: i for i, path in enumerate(order)}
         copies: dict[str, int] = {}
-        for index, (block, copy) in enumerate(self.plan):
-            last = next((b for b, c in reversed(self.plan[: index + 1]) if not c), block)
+        last = ""
+        for template, copy in self.plan:
+            last = last if copy else template.block.path
             if copy:
-                copies[last.path] = copies.get(last.path, 0) + 1
+                copies[last] = copies.get(last, 0) + 1
         for stem, children in numbers.items():
             for child in children:
                 old = f"{stem}{child}"
@@ -149,9 +163,9 @@ class _Restack:
                 self.moves[old] = f"{stem}{child + shift[stem]}"
                 shift[stem] += copies.get(old, 0)
         used = set(self.moves.values())
-        for block, copy in self.plan:
+        for template, copy in self.plan:
             if not copy:
-                self.names.append(self.moves.get(block.path, block.path))
+                self.names.append(self.moves.get(template.block.path, template.block.path))
                 continue
             before = _NUMBERED.fullmatch(self.names[-1])
             name = f"{before[1]}{int(before[2]) + 1}" if before and before[1] in numbers else f"{self.names[-1]}_1"
@@ -187,12 +201,15 @@ class _Restack:
     def _emit(self, gone: Sequence[str]) -> None:
         graph = self.found.graph
         every = [b for stage in self.found.blocks for b in stage]
+        for scope in graph.scopes.values():
+            if not any(scope.path == b.path or scope.path.startswith(f"{b.path}.") for b in every):
+                self.edit.scope(replace(scope, path=self._moved(scope.path), instance=self._moved(scope.instance)))
         inside = {path: b for b in every for path in self._nodes(b)}
         last = {next(p for p in reversed(self._nodes(b))): b for b in every}
         after: dict[str, list[int]] = {}
         place = ""
-        for index, (block, copy) in enumerate(self.plan):
-            place = block.path if not copy else place
+        for index, (template, copy) in enumerate(self.plan):
+            place = place if copy else template.block.path
             after.setdefault(place, []).append(index)
         for path, node in graph.nodes.items():
             if path not in inside:
@@ -205,9 +222,6 @@ class _Restack:
                 self.value[block.output] = self._now(block.input)
             else:
                 self._stack(block, after[block.path])
-        for scope in graph.scopes.values():
-            if not any(scope.path == b.path or scope.path.startswith(f"{b.path}.") for b in every):
-                self.edit.scope(replace(scope, path=self._moved(scope.path), instance=self._moved(scope.instance)))
 
     def _nodes(self, block: Block) -> list[str]:
         """The nodes of a block in order, those of training among them."""
@@ -219,12 +233,13 @@ class _Restack:
         """A block and its copies, one after the other."""
         current = self._now(block.input)
         for index in indices:
-            source, copy = self.plan[index]
-            name = self.names[index]
+            template, copy = self.plan[index]
+            source, name = template.block, self.names[index]
             given: dict[Ref, Ref] = {**self.value, source.input: current}
-            for path in self._nodes(source):
-                node = self.found.graph.nodes[path]
-                self._node(node, self._renamed(path, source, name), given, source if copy else None, name)
+            for path in template.graph.nodes if template.graph is not self.found.graph else self._nodes(source):
+                node = template.graph.nodes[path]
+                if not isinstance(node.op, Input):
+                    self._node(node, self._renamed(path, source, name), given, template if copy else None, name)
             current = given[source.output]
             if not copy:
                 self.value.update({v: w for v, w in given.items() if v != source.input})
@@ -236,7 +251,9 @@ class _Restack:
             return name + path[len(block.path) :]
         return self.edit.fresh(path)
 
-    def _node(self, node: Node, path: str, given: dict[Ref, Ref], copied: Block | None = None, name: str = "") -> None:
+    def _node(
+        self, node: Node, path: str, given: dict[Ref, Ref], copied: Template | None = None, name: str = ""
+    ) -> None:
         inputs = [
             None
             if ref is None
@@ -248,11 +265,11 @@ class _Restack:
         new = self.edit.add(path, node.op, *inputs, phase=node.phase, origin=node.origin)
         given.update(zip(node.values, new.values, strict=True))
 
-    def _parameter(self, path: str, copied: Block | None, name: str) -> ParameterRef:
-        old = self.found.graph.parameters[path]
+    def _parameter(self, path: str, copied: Template | None, name: str) -> ParameterRef:
+        old = (copied.graph if copied else self.found.graph).parameters[path]
         if copied is not None and self._own(path, copied):
-            inside = path.startswith(f"{copied.path}.")
-            new = self._renamed(path, copied, name) if inside else f"{name}.{path.rpartition('.')[2]}"
+            inside = path.startswith(f"{copied.block.path}.")
+            new = self._renamed(path, copied.block, name) if inside else f"{name}.{path.rpartition('.')[2]}"
             if self.edit.find_parameter(new) is None:
                 self.edit.parameter(_fresh(replace(old, path=new)))
             return ParameterRef(new)
@@ -262,9 +279,11 @@ class _Restack:
             self.sources[new] = path
         return ParameterRef(new)
 
-    def _own(self, parameter: str, block: Block) -> bool:
+    def _own(self, parameter: str, copied: Template) -> bool:
         """Whether a block alone reads a parameter: its copy gets one of its own, and shares others."""
-        own = set(self._nodes(block))
+        if copied.graph is not self.found.graph:
+            return True
+        own = set(self._nodes(copied.block))
         return all(node.path in own for node in self.found.graph.users[ParameterRef(parameter)])
 
     def _now(self, ref: Ref) -> Ref:
@@ -290,11 +309,11 @@ class _Restack:
         even = all(rate == 0 for i, rate in before.values() if not i)
         if not before or not slopes or max(slopes) - min(slopes) > 1e-9 or not even:
             return graph
-        slope = max(slopes) * len(old) / len(self.names)
+        most = round(max(slopes) * len(old), 12)
         edit = graph.edit("scale")
         for i, name in enumerate(self.names):
             for path, _ in _rates(graph, name, i):
-                edit.set(path, op=DropPath(i * slope))
+                edit.set(path, op=DropPath(most * i / len(self.names)))
         return edit.done()
 
 

@@ -24,8 +24,10 @@ CLOSE = 0.99
 
 _LARGEST = {"width": Fraction(16), "depth": Fraction(16), "resolution": Fraction(4)}
 _SMALLEST = Fraction(1, 1000)
-_TRIES = 6
-"""So many next smaller values of a knob are tried for a point nearer to the budget."""
+_PATIENCE = 6
+"""Where so many values of a knob in a row meet no limits, larger and larger steps are made."""
+_ENOUGH = 400
+"""So many models are looked at before the nearest to the budget is taken."""
 
 TINY = (
     # ratio of MACs to EfficientNet-B0's, resolution, depth: TinyNet E, D, C, B, A, and B0 itself
@@ -69,6 +71,8 @@ class Search:
     step: int
     stuck: dict[str, str] = field(default_factory=dict[str, str])
     """Why a knob cannot move, with the node first: by knob."""
+    looked: int = 0
+    """How many models have been counted."""
     _taken: dict[tuple[int, ...] | None, bool] = field(default_factory=dict[tuple[int, ...] | None, bool])
     _values: dict[Knob, list[Any]] = field(default_factory=dict[Knob, list[Any]])
 
@@ -116,8 +120,14 @@ class Search:
         parts = [costs[q] / r.high for q, r in self.budgets.items() if r.high < float("inf")]
         return max(parts, default=1.0)
 
+    def _spent(self, point: Point) -> tuple[float, ...] | None:
+        """What a point costs of all that is limited."""
+        costs = self._costs(point)
+        return None if costs is None else tuple(costs[q] for q in self.budgets)
+
     def _costs(self, point: Point) -> dict[str, int] | None:
         try:
+            self.looked += not self.space.known(point)
             return self.space.costs(point)
         except Stuck as stuck:
             self.stuck.setdefault("resolution", f"%{stuck.node}: {stuck.text}")
@@ -208,7 +218,8 @@ class Search:
             raise self._none(free, start)
         notes = [f"{k} stays: {text}" for k, text in self.stuck.items() if getattr(found.point, k) == getattr(start, k)]
         if found.reach < CLOSE:
-            notes.append(f"{found.reach:.1%} of the budget is used: the widths, depths and resolutions allow no nearer")
+            which = "all there are" if self.looked < _ENOUGH else "as many as are looked at"
+            notes.append(f"{found.reach:.1%} of the budget is used, the most of {self.looked} models ({which})")
         return found.point, tuple(notes)
 
     def _best(self, free: Sequence[Knob], point: Point) -> Best | None:
@@ -222,18 +233,19 @@ class Search:
 
         last = _last(len(values), affords, lambda index: self._below(knob, index))
         best: Best | None = None
-        tried, step = 0, 1
-        index = last
-        while index >= 0:
+        misses, index = 0, last
+        before: tuple[float, ...] | None = None
+        while index >= 0 and self.looked < _ENOUGH:
             found = self._best(rest, _with(point, knob, values[index]))
             if found is not None and (best is None or found.reach > best.reach):
                 best = found
-            if best is not None and (best.reach >= CLOSE or tried >= _TRIES):
-                break
-            tried += 1
-            if best is None and tried > _TRIES:
-                step *= 2
-            index = self._below(knob, index - step if index == 0 or index >= step else 0)
+            costs = self._spent(found.point) if found else None
+            if (best is not None and best.reach >= CLOSE) or (costs is not None and costs == before):
+                break  # near enough; or this knob is nothing to what is limited
+            before = costs
+            misses += 1
+            stride = 1 if best is not None or misses <= _PATIENCE else 2 ** (misses - _PATIENCE)
+            index = self._below(knob, index - stride if index == 0 or index >= stride else 0)
         return best
 
     def _below(self, knob: Knob, index: int) -> int:
@@ -273,7 +285,7 @@ class Search:
         near: list[tuple[int, ...] | None] = [point.resolution]
         if self.given.resolution is None and self.space.base_sides is not None:
             every = self._resolutions(_SMALLEST, _LARGEST["resolution"])
-            near = [*sorted(every, key=lambda v: abs(v[0] - wanted))[: 2 * _TRIES]]
+            near = [*sorted(every, key=lambda v: abs(v[0] - wanted))[: 2 * _PATIENCE]]
         best: Best | None = None
         for sides in (s for s in near if s is None or self._takes(s)):
             found = self._best(["width"] if self.given.width is None else [], point._replace(resolution=sides))

@@ -16,6 +16,7 @@ from ..operators.attention import ScaledDotProductAttention
 from ..passes.bind import bind
 from ..types import Dim, Expression, symbols
 from .extent import Stuck, with_inputs
+from .fan import refitted
 from .proportion import Kind, Policy, Proportions, Relation, listed, taken
 from .register import Limit, Refusal
 from .restack import Restacked, Stages, restack
@@ -64,7 +65,7 @@ class Space:
         self.graph = graph
         self.policy = policy
         self.rounding: DepthRounding = rounding
-        self.stages = Stages(graph)
+        self.stages = Stages(graph, self._relations)
         if repeats and len(repeats) != len(self.stages.repeats):
             text = f"repeats has {len(repeats)} numbers for {len(self.stages.repeats)} stages"
             raise Refusal(text, option="repeats", notes=[f"its stages have {self.stages.repeats} blocks"])
@@ -222,7 +223,7 @@ class Space:
         if not sizes:
             return found.graph, resized
         graph = Selection(found.analysis, taken(sizes)).graph()
-        return graph.with_parameters(_grown(found.graph, graph)), resized
+        return refitted(found.graph, graph.with_parameters(_grown(found.graph, graph))), resized
 
     # ------------------------------------------------------------------------------------------------ costs
 
@@ -236,6 +237,10 @@ class Space:
             graph, _ = self._graph(point)
             self._costs[point] = self._count(graph)
         return self._costs[point]
+
+    def known(self, point: Point) -> bool:
+        """Whether the costs of a point have been counted."""
+        return point in self._costs
 
     def _count(self, graph: Graph) -> dict[str, int]:
         free = free_symbols(graph)
