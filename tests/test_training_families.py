@@ -13,6 +13,7 @@ from typing import Any
 import netc
 import pytest
 import torch
+from netc.__main__ import app
 from netc.backends.pytorch import module
 from netc.backends.training import Result, parse_options, train
 from netc.backends.training.distillation import Distillation, Lesson, Pair, value_at
@@ -27,6 +28,7 @@ from netc.compiler.weights import InMemory, value
 from safetensors.torch import load_file
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from typer.testing import CliRunner
 
 NETWORK = """
 module Net(width = 4) (x: [N, 1, 8, 8]) {
@@ -367,3 +369,46 @@ def test_options_of_families_are_for_families(run: Callable[..., Result]) -> Non
     assert (found.code, found.fix) == ("unknown-teacher", "teacher = large")
     found = refused(lambda: run(family(), teacher="large", features="conv"))
     assert "each member of a family has its own" in found.message
+
+
+STORY = """
+module Block(c) (x) {
+    return relu(x + (x |> conv2d(c, 3, padding = 1) as conv))
+}
+module Net(width) (x: [N, 1, 8, 8]) {
+    x = x |> conv2d(width, 3, 2, padding = 1) as stem |> relu
+    for i in 0..2 {
+        x = x |> Block(width) as "blocks.{i}"
+    }
+    return logits = x |> mean([2, 3]) |> linear(10) as fc
+}
+model raw = Net(8) (x: f32[N, 1, 8, 8])
+"""
+
+MADE = """
+model large = raw |> load("raw/model.safetensors")
+model small = large |> prune(ratio = 0.5)
+data calib = examples("digits")
+family both = stitch(small, large, init = lstsq(calib, samples = 64))
+"""
+
+
+def test_one_command_each_for_what_is_pruned_and_what_is_stitched(tmp_path: Path) -> None:
+    def command(name: str, *options: str) -> list[dict[str, str]]:
+        given = ["train", f"{tmp_path / 'story.net'}:{name}", "--data", "digits", "--output", str(tmp_path / name)]
+        result = CliRunner().invoke(app, [*given, "--batch", "32", "--learning-rate", "1e-2", *options])
+        assert result.exit_code == 0, result.output
+        table = tmp_path / name / ("members.csv" if name == "both" else "metrics.csv")
+        with table.open() as stream:
+            return list(csv.DictReader(stream))
+
+    (tmp_path / "story.net").write_text(STORY)
+    command("raw", "--epochs", "10")
+    (tmp_path / "story.net").write_text(STORY + MADE)
+    last = command("small", "--epochs", "3", "--teacher", "large", "--features", "blocks.1, fc", "--distill", "0.9")[-1]
+    assert float(last["distill_loss"]) > 0 < float(last["feature_loss"])
+    assert float(last["val_accuracy"]) > 0.4
+    members = command("both", "--epochs", "2", "--teacher", "large", "--sampler", "flops", "--bins", "3", "--sandwich")
+    assert [m["anchor"] for m in members[:2]] == ["small", "large"]
+    gain = [float(m["accuracy_after"]) - float(m["accuracy_before"]) for m in members if not m["anchor"]]
+    assert sum(gain) / len(gain) > 0.1
