@@ -126,7 +126,8 @@ def blocks(graph: Graph, output: str | None = None) -> list[Block]:
         inside = any(path.startswith(f"{b.path}.") for b in kept)
         if scope.module in joining and not inside:
             kept.append(block)
-    return kept or list(_layers(found))
+    number = {joint: i for i, joint in enumerate(found.joints)}
+    return sorted(kept, key=lambda b: number[b.input]) or list(_layers(found))
 
 
 def stages(graph: Graph, output: str | None = None) -> list[list[Block]]:

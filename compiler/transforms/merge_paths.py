@@ -41,19 +41,34 @@ def merge_paths(graph: Graph, at: Paths = "*", seed: int = 0) -> Outcome:
 
     Sources: Cai et al., Path-Level Network Transformation, 2018; Ding et al., RepVGG, 2021, section 3.3.
     """
+    lines: list[str] = []
+    sources: dict[str, tuple[str, ...]] = {}
+    while sites := _chosen(graph, at, first=not lines):
+        edit = graph.edit("merge_paths")
+        merger = _Merger(edit, graph, seed)
+        for site in sites:
+            merger.merge(site)
+        merger.clean()
+        lines += [f"{s.root.path}: {' and '.join(n.path for n in g)} are one" for s in sites for g in s.groups]
+        graph = edit.done()
+        made = {new: tuple(p for o in old for p in sources.get(o, (o,))) for new, old in merger.sources.items()}
+        sources = {p: s for p, s in {**sources, **made}.items() if p in graph.parameters}
+    return Outcome(graph, Contract(), tuple(lines), sources)
+
+
+def _chosen(graph: Graph, at: Paths, *, first: bool) -> list[_Site]:
+    """What can be merged now: branches of branches are layers the next time.
+
+    Raises:
+        Refusal: where there is nothing the first time.
+    """
     found = [site for node in graph.nodes.values() for site in _sites(graph, node)]
-    if not found:
+    if first and not found:
         raise Refusal("no layers that read the same value are added or concatenated", option="at")
     chosen = [s for s in found if matches(s.root.path, at) or any(matches(n.path, at) for g in s.groups for n in g)]
-    if not chosen:
+    if first and not chosen:
         raise nothing(at, (s.root.path for s in found), "sum of layers")
-    edit = graph.edit("merge_paths")
-    merger = _Merger(edit, graph, seed)
-    for site in chosen:
-        merger.merge(site)
-    merger.clean()
-    lines = [f"{site.root.path}: {' and '.join(n.path for n in g)} are one" for site in chosen for g in site.groups]
-    return Outcome(edit.done(), Contract(), tuple(lines), merger.sources)
+    return chosen
 
 
 class _Site(NamedTuple):
@@ -80,11 +95,16 @@ def _sites(graph: Graph, node: Node) -> list[_Site]:
     whole = _whole(graph, node)
     if whole is not None:
         return [whole]
-    inner, leaves = _leaves(graph, node, to_whole=True)
-    below = [graph.nodes[r.node] for r in leaves if isinstance(r, Value)]
-    found = [site for n in below if isinstance(n.op, Add) and _only(graph, n) and (site := _whole(graph, n))]
+    inner, leaves = _leaves(graph, node)
+    sets = [set(map(_path, group)) for group in _grouped(graph, leaves)[0]]
+    below = [site for n in inner if (site := _whole(graph, n)) and set(map(_path, site.groups[0])) in sets]
+    inner, leaves = _leaves(graph, node, frozenset(site.root.path for site in below))
     groups, others = _grouped(graph, leaves)
-    return [*found, _Site(node, inner, groups, others)] if groups else found
+    return [*below, _Site(node, inner, groups, others)] if groups else below
+
+
+def _path(node: Node) -> str:
+    return node.path
 
 
 def _whole(graph: Graph, node: Node) -> _Site | None:
@@ -136,23 +156,20 @@ def _mergeable(graph: Graph, node: Node) -> bool:
     return layer(node) and _only(graph, node)
 
 
-def _leaves(graph: Graph, node: Node, *, to_whole: bool = False) -> tuple[tuple[Node, ...], list[Ref]]:
-    """What a sum adds, through sums that nothing else reads; `to_whole` leaves those that become one layer."""
+def _leaves(graph: Graph, node: Node, kept: frozenset[str] = frozenset()) -> tuple[tuple[Node, ...], list[Ref]]:
+    """What a sum adds, through sums that nothing else reads and that are not `kept`."""
     inner: list[Node] = []
     leaves: list[Ref] = []
     for ref in node.refs:
         read = graph.nodes[ref.node] if isinstance(ref, Value) else None
-        if read is not None and isinstance(read.op, Add) and _passed(graph, read, node, to_whole):
-            more, below = _leaves(graph, read, to_whole=to_whole)
+        sums = read is not None and isinstance(read.op, Add) and read.types == node.types and _only(graph, read)
+        if read is not None and sums and read.path not in kept:
+            more, below = _leaves(graph, read, kept)
             inner += [read, *more]
             leaves += below
         else:
             leaves.append(ref)
     return tuple(inner), leaves
-
-
-def _passed(graph: Graph, read: Node, node: Node, to_whole: bool) -> bool:
-    return _only(graph, read) and read.types == node.types and not (to_whole and _whole(graph, read))
 
 
 def _grouped(graph: Graph, leaves: Sequence[Ref]) -> tuple[tuple[tuple[Node, ...], ...], tuple[Ref, ...]]:

@@ -9,6 +9,7 @@ from ..axes import Analysis, AxisClass, analyse
 from ..contract import Contract
 from ..graph import Graph, ParameterRef
 from .choose import Paths, chosen_parameters, named
+from .duplicates import made_places
 from .register import Outcome, Refusal, transform
 from .resize import Resize, Stop
 from .units import Units
@@ -44,7 +45,7 @@ def widen(graph: Graph, at: Paths = "*", by: float = 2.0, fresh: bool = False, s
     asked = classes_at(analysis, at)
     wanted = {c: _units(c, by, fresh, seed) for c in asked if c.cuttable}
     found, stops = allowed(analysis, {c: u for c, u in wanted.items() if u is not None})
-    _refuse_missing(asked, stops, at)
+    _refuse_missing(asked, stops)
     if not found.units:
         text = f"no dimension becomes larger by {by:g}" if not stops else "no dimension can become wider"
         raise Refusal(text, nodes=[s.node for s in stops], notes=said(stops), option=None if stops else "by")
@@ -54,24 +55,22 @@ def widen(graph: Graph, at: Paths = "*", by: float = 2.0, fresh: bool = False, s
     return Outcome(found.graph("widen", seed), Contract(), notes)
 
 
-def classes_at(analysis: Analysis, at: Paths) -> dict[AxisClass, bool]:
-    """The classes whose units layers or parameters give that patterns match, and whether one is meant by its own path.
+def classes_at(analysis: Analysis, at: Paths) -> dict[AxisClass, set[str]]:
+    """The classes whose units layers or parameters give that patterns match, each with the patterns that are the very
+    path of such a layer or parameter.
 
     Raises:
         Refusal: where patterns match no parameter.
     """
-    found: dict[AxisClass, bool] = {}
+    found: dict[AxisClass, set[str]] = {}
     paths = set(chosen_parameters(analysis.graph, at))
-    given = {(use.node, use.label) for c in analysis.classes for use in analysis.uses(c) if use.outputs}
     for cls in analysis.classes:
-        seen = {(use.node, i) for use in analysis.uses(cls) if (use.node, use.label) in given for i in use.inputs}
-        for place in cls.places:
+        for place in made_places(analysis, cls):
             assert isinstance(place.ref, ParameterRef)
             path = place.ref.parameter
-            readers = analysis.graph.users.get(place.ref, ())
-            made = any((n.path, i) in seen for n in readers for i, r in enumerate(n.inputs) if r == place.ref)
-            if path in paths and made:
-                found[cls] = found.get(cls, False) or any(named(p, at) for p in (path, path.rpartition(".")[0]))
+            if path in paths:
+                meant = {p for p in (path, path.rpartition(".")[0]) if named(p, at)}
+                found.setdefault(cls, set()).update(meant)
     return found
 
 
@@ -100,14 +99,16 @@ def allowed(analysis: Analysis, units: dict[AxisClass, Units]) -> tuple[Resize, 
         units = {c: u for c, u in units.items() if c not in lost}
 
 
-def _refuse_missing(asked: dict[AxisClass, bool], stops: Sequence[Stop], at: Paths) -> None:
-    """Raises `Refusal` where a class is meant by its own path, and fixed or stopped."""
-    for own, meant in asked.items():
-        reasons = [s for s in stops if own in s.classes]
-        if meant and (reasons or own.fixed):
-            nodes = [s.node for s in reasons] or [r.node for r in own.fixed if r.node]
-            texts = [s.text for s in reasons] or [r.text for r in own.fixed]
-            raise Refusal(f"{own.places[0]} cannot be wider: {texts[0]}", nodes=list(dict.fromkeys(nodes)), option="at")
+def _refuse_missing(asked: dict[AxisClass, set[str]], stops: Sequence[Stop]) -> None:
+    """Raises `Refusal` where a layer is meant by its own path, and a dimension of it is stopped or all are fixed."""
+    for path in sorted({path for meant in asked.values() for path in meant}):
+        own = [c for c, meant in asked.items() if path in meant]
+        stopped = [(s.node, s.text) for c in own for s in stops if c in s.classes]
+        fixed = [(r.node, r.text) for c in own for r in c.fixed]
+        reasons = stopped or (fixed if all(c.fixed for c in own) else [])
+        if reasons:
+            nodes = list(dict.fromkeys(node for node, _ in reasons if node))
+            raise Refusal(f"{path} cannot be wider: {reasons[0][1]}", nodes=nodes, option="at")
 
 
 def said(stops: Sequence[Stop]) -> tuple[str, ...]:
