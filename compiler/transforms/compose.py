@@ -44,7 +44,7 @@ def compose(
     - density: the share of each difference that is kept.
     - at: parameters that may differ; all of floats.
     - overlay: each difference stays apart, as the parameter `<path>_<model>` of the kept numbers and the buffer
-      `<path>_<model>_at` of where they belong, which a weight is an expression over; `fold` adds them for good.
+      `<path>_<model>_at` of where they belong, which a weight is an expression over; `fold_weights` adds them for good.
       Buffers of the base, as statistics, have theirs added at once.
     - freeze: with `overlay`, the base is no longer trained.
     - seed: for parameters without numbers.
@@ -133,10 +133,11 @@ def _added(old: Parameter, deltas: Sequence[_Delta], seed: int) -> Parameter:
     places = [delta.places[old.path] for delta in deltas]
 
     def numbers(base: Array, *tuned: Array) -> Array:
-        flat = base.reshape(-1).copy()
+        flat: Array = base.reshape(-1).copy()
         for place, other in zip(places, tuned, strict=True):
             flat[place] += (other - base).reshape(-1)[place]
-        return flat.reshape(base.shape)
+        whole: Array = flat.reshape(base.shape)
+        return whole
 
     return made(old, numbers, old, *(delta.model.parameters[old.path] for delta in deltas), seed=seed)
 

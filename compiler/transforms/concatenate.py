@@ -119,12 +119,14 @@ def concatenated(
     edit = wide.edit(maker)
     for group, home in zip(groups, homes, strict=True):
         edit.acting(maker, group.total)
-        _sum_again(edit, graph, group)
+        alone = _sum_again(edit, graph, group)
         for part in group.parts[1:]:
             _remove(edit, graph, part)
         if home is not None:
             edit.acting(maker, group.first.last)
-            _move(edit, wide, group.first, home, sources)
+            out = _move(edit, wide, group.first, home, sources)
+            if alone:
+                _take_bias(edit, graph, Value(group.total), out)
     return edit.done(), sources
 
 
@@ -149,8 +151,8 @@ def _one(graph: Graph, wide: Graph, first: FeedForward, path: str, others: Seque
     return made(graph.parameters[path], join, *old, type=wide.parameters[path].type, seed=seed)
 
 
-def _sum_again(edit: Edit, graph: Graph, group: Siblings) -> None:
-    """The sum without the outputs of all parts but the first."""
+def _sum_again(edit: Edit, graph: Graph, group: Siblings) -> bool:
+    """The sum without the outputs of all parts but the first; whether nothing else is left of it."""
     gone = {part.output for part in group.parts[1:]}
     inner = {path for part in group.parts for path in _until(graph, part, group.total)}
     leaves: list[Ref] = []
@@ -173,6 +175,7 @@ def _sum_again(edit: Edit, graph: Graph, group: Siblings) -> None:
         edit.remove(group.total)
     for path in inner - {group.total}:
         edit.remove(path)
+    return len(leaves) == 1
 
 
 def _until(graph: Graph, part: FeedForward, total: str) -> Iterator[str]:
@@ -191,10 +194,25 @@ def _remove(edit: Edit, graph: Graph, part: FeedForward) -> None:
             edit.remove_parameter(ref.parameter)
 
 
-def _move(edit: Edit, graph: Graph, part: FeedForward, home: str, sources: dict[str, tuple[str, ...]]) -> None:
-    """Put a part below another path."""
+def _move(edit: Edit, graph: Graph, part: FeedForward, home: str, sources: dict[str, tuple[str, ...]]) -> Value:
+    """Put a part below another path; its output there."""
     own = {r.parameter for p in part.nodes for r in graph.nodes[p].refs if isinstance(r, ParameterRef)}
     out = copied(edit, graph, part, home, {part.input: part.input}, own=own)
     edit.redirect(part.output, out)
     _remove(edit, graph, part)
     sources.update({part.below(home, path): sources.pop(path) for path in own if path in sources})
+    assert isinstance(out, Value)
+    return out
+
+
+def _take_bias(edit: Edit, graph: Graph, total: Value, out: Value) -> None:
+    """Make the vector that is added to a sum, of which only `out` is left, the bias of the linear layer it is."""
+    layer, users = edit.node(out.node), graph.users.get(total, ())
+    given = total in graph.outputs.values() or total in graph.taps.values()
+    if layer.op.name != "linear" or layer.inputs[2:] != (None,) or len(users) != 1 or given:
+        return
+    bias = next((r for r in users[0].inputs if isinstance(r, ParameterRef)), None)
+    if isinstance(users[0].op, Add) and bias is not None and graph.type(bias).shape == layer.types[0].shape[-1:]:
+        edit.set(out.node, inputs=[*layer.inputs[:2], bias])
+        edit.redirect(users[0].value, out)
+        edit.remove(users[0].path)

@@ -22,7 +22,7 @@ def dense(graph: Graph, at: Paths = "*", seed: int = 0) -> Outcome:
     - seed: for parameters without numbers.
 
     Refuses experts that a router weighs, and where no two are alike and added. Weights that are slices of others become
-    an expert's own by `fold`.
+    an expert's own by `fold_weights`.
     """
     analysis = analyse(graph)
     groups, apart = siblings(graph, feed_forwards(analysis, at))
@@ -33,7 +33,7 @@ def dense(graph: Graph, at: Paths = "*", seed: int = 0) -> Outcome:
         raise Refusal(message, nodes=readers, option="at")
     if not groups:
         message = "no two feed-forward parts read the same value and are added"
-        raise Refusal(message, option="at", fix="fold, where their weights are slices of others")
+        raise Refusal(message, option="at", fix="fold_weights, where their weights are slices of others")
     after, sources = concatenated(analysis, groups, "dense", [home(group.first) for group in groups], seed)
     count = sum(len(group.parts) for group in groups)
     return Outcome(after, Contract(), (f"{count} experts are {len(groups)} feed-forward parts again",), sources)

@@ -139,7 +139,8 @@ class _Maker:
     def notes(self) -> tuple[str, ...]:
         """What was done."""
         kind = {"partition": "a share of the hidden units", "views": "slices of the weights", "upcycle": "a copy"}
-        found = [f"{len(self.parts)} feed-forward parts are {self.count} experts each, {kind[self.how]} for each"]
+        parts = f"{len(self.parts)} feed-forward parts are" if len(self.parts) > 1 else "one feed-forward part is"
+        found = [f"{parts} {self.count} experts, {kind[self.how]} for each"]
         if self.routed:
             text = f"{self.active} of them count for a token; {self.routers} routers are new and untrained"
             found.append(text.replace("1 routers are", "1 router is"))

@@ -25,8 +25,8 @@ def lora(
     """Add a low-rank product to the weights of linear and convolution layers: w becomes w + alpha / rank · b @ a.
 
     The sum is an expression over the parameters `<layer>.lora_a` [rank, in] and `<layer>.lora_b` [out, rank] (of a
-    convolution, `in` are the channels and the kernel together); `fold` makes one weight of it again. A weight that
-    several layers share is adapted once, for all of them. After Hu et al., LoRA, 2021, §4.1.
+    convolution, `in` are the channels and the kernel together); `fold_weights` makes one weight of it again. A weight
+    that several layers share is adapted once, for all of them. After Hu et al., LoRA, 2021, §4.1.
 
     Contract: exact, since b is zero at first.
 
@@ -36,7 +36,7 @@ def lora(
     - freeze: nothing is trained any more but the new factors.
     - seed: for the numbers of `a`, uniform with a bound of 1 / √in.
 
-    Refuses patterns that name no such weight, and weights that are expressions already: `fold` them first.
+    Refuses patterns that name no such weight, and weights that are expressions already: `fold_weights` them first.
     """
     edit = graph.edit("lora")
     new: set[str] = set()

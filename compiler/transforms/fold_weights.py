@@ -13,7 +13,7 @@ from .register import Outcome, transform
 
 
 @transform
-def fold(graph: Graph, at: Paths = "*", seed: int = 0) -> Outcome:
+def fold_weights(graph: Graph, at: Paths = "*", seed: int = 0) -> Outcome:
     """Make one parameter of each weight that is an expression over parameters: a product of low rank added to a
     weight, slices of a store, a mask, a sparse difference.
 
@@ -32,7 +32,7 @@ def fold(graph: Graph, at: Paths = "*", seed: int = 0) -> Outcome:
     chosen = [e for e in found.values() if any(matches(p, at) for p in e.parameters)]
     if not chosen:
         raise nothing(at, dict.fromkeys(p for e in found.values() for p in e.parameters), "weight expression")
-    after = folded(graph, "fold", seed=seed, among={path for e in chosen for path in e.nodes})
+    after = folded(graph, "fold_weights", seed=seed, among={path for e in chosen for path in e.nodes})
     gone = [p for p in graph.parameters if p not in after.parameters]
     computed = [p for p, own in after.parameters.items() if own is not graph.parameters.get(p)]
     notes = [f"{len(computed)} parameters are computed: {_listed(computed)}"]
