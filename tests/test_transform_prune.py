@@ -219,7 +219,7 @@ def test_groups_go_whole() -> None:
     graph = probed(small(*next(p.values for p in MODELS if p.values[1] == "resnext50_32x4d")))
     after = prune(graph, at="layer1.0.conv1", ratio=0.5).graph
     assert after.parameters["layer1.0.conv2.weight"].type.shape == (16, 4, 3, 3)
-    assert after.nodes["layer1.0.conv2"].op.groups == 4  # pyright: ignore[reportAttributeAccessIssue]
+    assert after.nodes["layer1.0.conv2"].op.groups == 4
     inside = prune(graph, at=["layer1.0.conv1", "layer1.0.conv2"], ratio=0.5, within=True).graph
     assert inside.parameters["layer1.0.conv2.weight"].type.shape == (8, 2, 3, 3)
 
@@ -233,7 +233,7 @@ def test_importance_is_averaged_over_places() -> None:
     a, c = numbers(graph, "a.weight").astype(float), numbers(graph, "c.weight").astype(float)
     wanted = {"l2": (np.square(a).sum(1) + np.square(c).sum(0)) / 2, "l1": (abs(a).sum(1) + abs(c).sum(0)) / 2}
     for score, each in wanted.items():
-        np.testing.assert_allclose(Importance(graph, score).unit(own), each)  # pyright: ignore[reportArgumentType]
+        np.testing.assert_allclose(Importance(graph, score).unit(own), each)
     assert Importance(graph, "batch_norm").unit(own) is None
     given = np.zeros((4, 3))
     given[[1, 3]] = 1
@@ -567,7 +567,7 @@ def test_what_cannot_go(name: str, at: str, options: dict[str, Any], message: st
 
 def groups_of(mask: np.ndarray, length: int, axis: int) -> np.ndarray:
     """How many stay in each group along an axis, by slices."""
-    return sum(np.take(mask, range(i, mask.shape[axis], length), axis).astype(int) for i in range(length))  # type: ignore[return-value]
+    return sum(np.take(mask, range(i, mask.shape[axis], length), axis).astype(int) for i in range(length))
 
 
 def test_two_of_four_stay_along_the_inputs() -> None:

@@ -55,12 +55,12 @@ def drop(
         limit: what the rest may cost for one example (`macs <= 1 G`; also `parameters`, `activations`, `peak`).
         score: how much the model would miss each. `similarity`: the cosine of the angle between what it gets and what
             it gives, averaged over positions of the calibration data, taken from 1 (He et al., "What matters in
-            transformers? Not all attention is needed", 2024, §3.1). `output`: by how much the outputs change where it
-            alone is missing, squared, relative to them (Zhang et al., "LAPTOP-Diff", 2024, §3.2). Or numbers by path.
+            transformers? Not all attention is needed", 2024). `output`: by how much the outputs change where it
+            alone is missing, squared, relative to them (Zhang et al., "LAPTOP-Diff", 2024). Or numbers by path.
         method: `rank`, the lowest scores first; `contiguous`, a run of neighbours, by the angle between what the first
             gets and the last gives (Gromov et al., "The unreasonable ineffectiveness of the deeper layers", 2024) or
             the sum of other scores; `knapsack`, of all choices that meet the limit the one with the least sum of
-            scores, exactly (LAPTOP-Diff, §3.3).
+            scores, exactly (LAPTOP-Diff).
         calibration, samples: examples to measure on, and how many; random ones where there are none.
         seed: of random examples, and of the numbers of parameters without data.
 
@@ -68,11 +68,11 @@ def drop(
     """
     if by is not None and limit is not None:
         raise Refusal("give a number or a limit, not both", option="limit")
-    given = graph
-    named = at in ("blocks", "branches")
+    if method == "knapsack" and limit is None:
+        raise Refusal("a knapsack wants a limit", option="limit")
     parts, stuck = _parts(graph, at)
     if by is None and limit is None:
-        if named:
+        if at in _ALL:
             raise Refusal(f"how many {at} are to go?", option="by", fix="by = 1")
         if stuck:
             raise _unremovable(stuck)
@@ -80,20 +80,14 @@ def drop(
     if by is not None and not 0 < by <= len(parts):
         message = f"{by} cannot go: there {'is' if len(parts) == 1 else 'are'} {len(parts)} that can"
         raise Refusal(message, nodes=list(stuck), option="by", notes=[f"{p}: {why}" for p, why in stuck.items()][:5])
-    if method == "knapsack" and limit is None:
-        raise Refusal("a knapsack wants a limit", option="limit")
     if limit is not None:
         unmet(graph, limit)
-    graph = graph.with_parameters([filled(p, seed) for p in graph.parameters.values()])
-    scores = _Scores(graph, parts, score, calibration or random_inputs(seed), samples)
-    if method == "contiguous":
-        gone = _contiguous(graph, parts, scores, by, limit)
-    elif method == "knapsack" and limit is not None:
-        gone = _cheapest(graph, parts, scores.each, limit)
-    else:
-        ranked = sorted(parts, key=lambda p: scores.each[p.path])
-        gone = _until(graph, [ranked[:n] for n in range(1, len(parts) + 1)], limit) if limit else ranked[:by]
-    return _outcome(given, gone, scores.each)
+    drawn = graph.with_parameters([filled(p, seed) for p in graph.parameters.values()])
+    scores = _Scores(drawn, parts, score, calibration or random_inputs(seed), samples)
+    return _outcome(graph, _chosen(graph, parts, scores, method, by, limit), scores.each)
+
+
+_ALL = ("blocks", "branches")
 
 
 # ---------------------------------------------------------------------------------------------------- what can go
@@ -106,7 +100,7 @@ def _parts(graph: Graph, at: Paths) -> tuple[list[Block], dict[str, str]]:
         every = branches(graph)
     if not every:
         raise Refusal("it adds nothing to a stream that leads past it: there are no branches", option="at")
-    found = [b for b in every if at in ("blocks", "branches") or matches(b.path, at)]
+    found = [b for b in every if at in _ALL or matches(b.path, at)]
     if not found:
         raise nothing(at, (b.path for b in every), "block")
     problems = {b.path: why for b in found if (why := _problem(graph, b))}
@@ -238,6 +232,20 @@ class _Scores:
 
 
 # ---------------------------------------------------------------------------------------------------- choices
+
+
+def _chosen(
+    graph: Graph, parts: Sequence[Block], scores: _Scores, method: str, by: int | None, limit: Limit | None
+) -> Sequence[Block]:
+    """What goes."""
+    if method == "contiguous":
+        return _contiguous(graph, parts, scores, by, limit)
+    if method == "knapsack" and limit is not None:
+        return _cheapest(graph, parts, scores.each, limit)
+    ranked = sorted(parts, key=lambda p: scores.each[p.path])
+    if limit is None:
+        return ranked[:by]
+    return _until(graph, [ranked[:n] for n in range(1, len(parts) + 1)], limit)
 
 
 def _until(graph: Graph, choices: Sequence[Sequence[Block]], limit: Limit) -> Sequence[Block]:

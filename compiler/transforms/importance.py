@@ -25,7 +25,7 @@ Score = Literal["l1", "l2", "batch_norm", "taylor"] | dict[str, Any]
 """By what numbers are ranked: their size `l1`, its square `l2`, the size of the gains of batch norms (Liu et al.,
 "Learning efficient convolutional networks through network slimming", 2017), what the first order of a Taylor series
 says that the outputs lose with them, |w · ∂/∂w| (Molchanov et al., "Importance estimation for neural network pruning",
-2019, §3.1), or an array given for each parameter."""
+2019), or an array given for each parameter."""
 
 
 class Importance:
@@ -88,10 +88,10 @@ class Importance:
 
     def unit(self, own: AxisClass) -> Array | None:
         """The importance of each unit of a dimension: what its numbers at one place add up to, averaged over places.
-        None where no place counts. Depends on no order of the places.
+        None where no place counts.
 
-        This is the group importance of torch-pruning (Fang et al., "DepGraph: towards any structural pruning", 2023,
-        §3.3) with the mean over a group's layers.
+        This is the group importance of torch-pruning (Fang et al., "DepGraph: towards any structural pruning", 2023)
+        with the mean over a group's layers.
         """
         found = [p for place in own.places if (p := self._at(place)) is not None]
         return sum(found[1:], found[0]) / len(found) if found else None

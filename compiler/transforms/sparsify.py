@@ -42,7 +42,7 @@ def sparsify(
     `fc.mask` for `fc.weight`. Training keeps what they hide at zero; folding constants (`-O1`) multiplies them in.
 
     With the same scores a higher ratio hides all that a lower one does, so that masks of several ratios are nested (as
-    in DRESS: Zhou et al., 2022).
+    in DRESS: Qu et al., 2022).
 
     Contract: `alters`. Shapes, and all weights that are not hidden, stay.
 
@@ -50,7 +50,7 @@ def sparsify(
         at: weights, or layers.
         ratio: the share of numbers that become zero, 0.5 where neither this nor a pattern is given.
         pattern: `"2:4"`, that of each 4 numbers in a row along the inputs of a layer 2 stay (Mishra et al.,
-            "Accelerating sparse deep neural networks", 2021, §3.1).
+            "Accelerating sparse deep neural networks", 2021).
         score: what stays: what is large (`l1`; `l2` ranks alike), to what the outputs are sensitive (`taylor`), or
             what has the largest given numbers.
         scope: the ratio is that of each weight (`uniform`), of each row of each (`row`: as many in each output), or of
