@@ -565,6 +565,34 @@ def test_a_side_network_is_narrow_and_trains_alone() -> None:
     assert narrow < 0.5 * wide_
 
 
+@pytest.mark.parametrize("at", ["h.0", ["h.1"]])
+def test_a_side_network_of_some_blocks(at: Any) -> None:
+    whole = model("gpt2", "gpt2")
+    graph = checked(side(whole, at, reduction=4, init="zeros").graph)
+    assert measure(whole, graph, Contract()).absolute == 0
+    own = {p.split(".")[2] for p in graph.parameters if p.startswith("side.h.")}
+    assert own == {(at if isinstance(at, str) else at[0])[-1]}
+
+
+def test_a_side_network_under_the_models_own_head() -> None:
+    whole = model("gpt2", "gpt2")
+    graph = checked(side(whole, reduction=4, init="zeros", head="frozen").graph)
+    assert measure(whole, graph, Contract()).absolute == 0
+    assert size(graph, "side.end") == 0
+    assert size(graph, "gpt2.") == size(whole)
+    found = reaches(graph)
+    assert trained(graph)[1] == found.parameters
+    assert "side.end.lm_head" in found.backward
+    assert not any(n.startswith("gpt2.") for n in found.nodes)
+
+
+def test_a_side_network_may_begin_at_integers() -> None:
+    whole = probed(netc.load(ROOT / "specs/gru_tagger.net", root=ROOT).model("gru_tagger").graph)
+    graph = checked(side(whole, init="zeros").graph)
+    assert measure(whole, graph, Contract()).absolute == 0
+    assert trained(graph)[1] == reaches(graph).parameters
+
+
 def test_what_has_no_side_is_refused() -> None:
     with pytest.raises(Refusal, match="1 times narrower"):
         side(model("gpt2", "gpt2"), reduction=1)
@@ -685,6 +713,10 @@ def test_a_convolution_over_depths_is_pytorchs() -> None:
 def test_an_interface_of_one_joint_is_refused() -> None:
     with pytest.raises(Refusal, match="1 joints there"):
         interface(model("vit", "deit_tiny"), at="stages")
+    with pytest.raises(Refusal, match=r"relu gives f32\[N, 8, 64, 64\] where f32\[N, 10\] is wanted") as caught:
+        interface(model("vgg", "vgg16"))
+    assert caught.value.option == "at"
+    assert caught.value.nodes[0] in model("vgg", "vgg16").nodes
     with pytest.raises(Refusal, match="no middle"):
         interface(model("vit", "deit_tiny"), kernel_size=4)
 
@@ -738,8 +770,8 @@ def test_what_is_composed_runs_in_onnx(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     backend("onnx").export(graph, path)
     x = inputs(graph)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found: Any = session.run(None, x)
+    session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(None, x)
     expected = run(graph, *(x[n] for n in graph.inputs))
     for a, b in zip(found, expected, strict=True):
         assert numpy.allclose(a, b, rtol=1e-3, atol=1e-4)

@@ -90,14 +90,15 @@ def composite(
 
 
 def _levels(graph: Graph, at: Points) -> list[Value]:
-    """What the first stage is given, and what each stage gives."""
+    """What the first stage is given, where that is no integers, and what each stage gives."""
     ends = list(points(graph, at).values())
     own = blocks(graph)
     if not ends or not own:
         raise Refusal(f"{graph.name} has no stages", option="at", fix="list the joints that its stages end at")
     number = {path: i for i, path in enumerate(graph.nodes)}
     first = own[0].input
-    return [first, *ends] if number[first.node] < number[ends[0].node] else ends
+    begins = number[first.node] < number[ends[0].node] and graph.type(first).dtype.is_float
+    return [first, *ends] if begins else ends
 
 
 class _Placed:
@@ -122,7 +123,8 @@ class _Placed:
                 mine = self.levels[source]
                 path = f"links.{self.name}.{source}_{stage}"
                 axes = channel_axis(self._axes, mine), axis
-                link = joined(self.edit, path, self.done[mine], other.graph.type(level), how, axes=axes)
+                wanted, node = other.graph.type(level), str(mine)[1:]
+                link = joined(self.edit, path, self.done[mine], wanted, how, axes=axes, node=node, option="at")
                 total = self.edit.add(f"{path}.add", Add(), total, link).value
             other.read(level, total)
 

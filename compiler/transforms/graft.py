@@ -76,7 +76,7 @@ def _met(edit: Edit, first: Graph, second: Graph, end: Value, start: Value, valu
         return value
     if adapt:
         axes = channel_axis(analyse(first), end), channel_axis(analyse(second), start)
-        return joined(edit, "adapter", value, wanted, Joint(seed=seed), axes=axes)
+        return joined(edit, "adapter", value, wanted, Joint(seed=seed), axes=axes, node=str(end)[1:], option="to")
     fitting = [name for name, v in points(second, "blocks").items() if second.type(v) == have]
     raise Refusal(
         f"{end} of {first.name} gives {have}, and {start} of {second.name} is {wanted}",

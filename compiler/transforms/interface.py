@@ -68,7 +68,8 @@ def interface(
     for i, joint in enumerate(joints):
         tap = edit.add(f"interface.taps.{i}", StopGradient(), done[joint]).value if freeze else done[joint]
         axes = channel_axis(found, joint), axis
-        values.append(joined(edit, f"interface.join.{i}", tap, wanted, Joint(seed=seed), axes=axes))
+        path, node = f"interface.join.{i}", str(joint)[1:]
+        values.append(joined(edit, path, tap, wanted, Joint(seed=seed), axes=axes, node=node, option="at"))
     features = _weighted(edit, values) if kind == "weighted" else _convolved(edit, values, axis, kernel_size, seed)
     edit.output("features", features)
     made = edit.done()

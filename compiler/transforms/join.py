@@ -82,23 +82,29 @@ def joined(
     axes: tuple[int, int] | None = None,
     numbers: tuple[Array, Array | None] | None = None,
     origin: tuple[Span, ...] = (),
+    node: str = "",
+    option: str | None = None,
 ) -> Ref:
     """A value of type `wanted` made of `value` by nodes and parameters below `path`; `value` itself where it fits.
 
     `axes` are those of the channels, in `value` and in `wanted` (see `channel_axis`); usually axis 1 of maps and the
     last one of others. `numbers` are the weight `[out, in]` and the bias of the projection, of any float dtype; with a
-    rank the weight is brought to it by its singular vectors.
+    rank the weight is brought to it by its singular vectors. `node` is what a refusal calls the value, a path in the
+    model that it comes from, and `option` what it says is wrong.
 
     Raises:
         Refusal: where there is no joint between the types; the message has both.
     """
-    have = edit.type(value)
+    have, how = edit.type(value), how or Joint()
+    if have == wanted and (axes is None or axes[0] == axes[1]) and not how.always and numbers is None:
+        return value
     problem = misfit(have, wanted, axes)
     if problem:
-        node = value.node if isinstance(value, Value) else value.parameter
+        node = node or (value.node if isinstance(value, Value) else value.parameter)
         message = f"{node} gives {have} where {wanted} is wanted: {problem}"
-        raise Refusal(message, nodes=[node], notes=(f"what would fit: {_kind(wanted)}, of any size and width",))
-    return _Joining(edit, path, how or Joint(), axes or _usual(have, wanted), numbers, origin).run(value, wanted)
+        notes = (f"what would fit: {_kind(wanted)}, of any size and width",)
+        raise Refusal(message, nodes=[node], option=option, notes=notes)
+    return _Joining(edit, path, how, axes or _usual(have, wanted), numbers, origin).run(value, wanted)
 
 
 def _usual(have: TensorType, wanted: TensorType) -> tuple[int, int]:

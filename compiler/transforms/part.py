@@ -207,15 +207,18 @@ def add_inputs(edit: Edit, own: Part) -> dict[Ref, Ref]:
     return given
 
 
-def add_part(edit: Edit, own: Part, prefix: str, given: Mapping[Ref, Ref]) -> dict[Ref, Ref]:
-    """Place a part below a prefix; `given` are what stands for its starts. Numbers that are not there are drawn, so
-    that parameters mean the same under their new paths.
+def add_part(
+    edit: Edit, own: Part, prefix: str, given: Mapping[Ref, Ref], parameters: str | None = None
+) -> dict[Ref, Ref]:
+    """Place a part below a prefix, its parameters below that of `parameters` if one is given; `given` are what stands
+    for its starts. Numbers that are not there are drawn, so that parameters mean the same under their new paths.
 
     Returns:
         What stands for each value and parameter.
     """
     graph = own.graph.with_parameters(map(filled, own.graph.parameters.values())) if prefix else own.graph
-    return place(edit, graph, prefix, {**add_inputs(edit, own), **given}, own.nodes)
+    paths = None if parameters is None else {path: f"{parameters}.{path}" for path in graph.parameters}
+    return place(edit, graph, prefix, {**add_inputs(edit, own), **given}, own.nodes, paths)
 
 
 def frozen(graph: Graph) -> Graph:

@@ -35,6 +35,7 @@ def side(
     reduction: int = 8,
     numbers: Literal["pruned", "fresh"] = "pruned",
     init: Literal["fresh", "zeros"] = "fresh",
+    head: Literal["trained", "frozen"] = "trained",
     seed: int = 0,
 ) -> Outcome:
     """A ladder side network: a narrow copy of a model's blocks, which reads what the model computes and gives the
@@ -42,8 +43,8 @@ def side(
 
     A block of the side network is given g · s + (1 - g) · p(h): s is what its block before gives, h what the model's
     block is given, p a projection to the side's width, and g the sigmoid of a learned number. A last such sum is
-    projected back and passed to a copy of what follows the model's blocks, which is trained too. Everything of the
-    model stands below its name, everything else below `side`.
+    projected back and passed to a copy of what follows the model's blocks. Everything of the model stands below its
+    name, everything else below `side`.
 
     Contract: `alters`; with `init = zeros` `exact`, where the last projection gives 0 and is added to what the model's
     last block gives. Checked on the graph, for every result: no way back from the outputs leads to a node of the model.
@@ -57,6 +58,7 @@ def side(
         reduction: how many times narrower it is: of every dimension that can be cut, one in so many units is kept.
         numbers: those of the copy: of the model's largest units (`pruned`, section 3.2), or new.
         init: of the last projection: `fresh`, or `zeros` that are added to the model's own.
+        head: whether the copy of what follows the blocks is trained, or has the frozen parameters of the model.
         seed: what new numbers are drawn with.
 
     Refuses a reduction below 2, and models without blocks or with nothing that can be narrower.
@@ -69,7 +71,7 @@ def side(
     a, b = prefixes([graph, narrow])
     ladder = _Ladder(graph, narrow, a, b, Joint(seed=seed))
     end = ladder.climb(chosen, init == "zeros")
-    made = ladder.finish(end)
+    made = ladder.finish(end, trained=head == "trained")
     found = reaches(made)
     own = [path for path in found.nodes if path.startswith(f"{a}.")]
     if own:
@@ -121,10 +123,11 @@ class _Ladder:
             return up
         return self.edit.add(f"{self.side}.up.add", Add(), self._tapped(last), up).value
 
-    def finish(self, end: Ref) -> Graph:
+    def finish(self, end: Ref, *, trained: bool) -> Graph:
         """Behind it, a copy of what follows the blocks."""
         last = blocks(self.graph)[-1].output
-        done = add_part(self.edit, part(self.graph, (last,)), f"{self.side}.end", {last: end})
+        rest = part(self.graph if trained else frozen(self.graph), (last,))
+        done = add_part(self.edit, rest, f"{self.side}.end", {last: end}, None if trained else self.name)
         for name, ref in self.graph.outputs.items():
             self.edit.output(name, done[ref])
         return self.edit.done()
@@ -135,7 +138,7 @@ class _Ladder:
         wanted, into = self.narrow.type(here), channel_axis(self.axes[1], here)
         path = f"rungs.{number}"
         axes = channel_axis(self.axes[0], there), into
-        down = self._joined(f"{path}.down", self._tapped(there), wanted, axes, self.how)
+        down = self._joined(f"{path}.down", self._tapped(there), wanted, axes, self.how, str(there)[1:])
         if below is None:
             return down
         below = self._joined(f"{path}.below", below, wanted, (axis, into), self.how)
@@ -151,8 +154,10 @@ class _Ladder:
         scaled = self.edit.add(f"{path}.scale", Mul(), number, constant).value
         return self.edit.add(f"{path}.sigmoid", Sigmoid(), scaled).value
 
-    def _joined(self, path: str, value: Ref, wanted: TensorType, axes: tuple[int, int], how: Joint) -> Ref:
-        return joined(self.edit, f"{self.side}.{path}", value, wanted, how, axes=axes)
+    def _joined(
+        self, path: str, value: Ref, wanted: TensorType, axes: tuple[int, int], how: Joint, node: str = ""
+    ) -> Ref:
+        return joined(self.edit, f"{self.side}.{path}", value, wanted, how, axes=axes, node=node, option="at")
 
     def _tapped(self, value: Value) -> Ref:
         """A value of the model, behind which gradients end."""
