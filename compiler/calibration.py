@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -69,6 +70,8 @@ class Pictures(Source):
     std: tuple[float, ...] = (1.0,)
     size: Annotated[int, Field(ge=1)] | None = None
     """Height and width where the input's are symbols."""
+    only: tuple[str, ...] = ("*",)
+    """Patterns for the names of the files."""
     seed: int = 0
 
     def read(self, node: Node, folder: Callable[[str], Path], count: int) -> Array:
@@ -84,7 +87,8 @@ class Pictures(Source):
         if height is None or width is None:
             raise _refused(f"the input {node.path} is {node.types[0]}: of what size?", "size = 224")
         root = folder(self.path)
-        paths = sorted(p for p in (root.iterdir() if root.is_dir() else [root]) if p.suffix.lower() in PICTURES)
+        found = [p for p in (root.iterdir() if root.is_dir() else [root]) if p.suffix.lower() in PICTURES]
+        paths = sorted(p for p in found if any(fnmatchcase(p.name, pattern) for pattern in self.only))
         if not paths:
             raise _refused(f"{self.path} holds no pictures", "they are " + ", ".join(sorted(PICTURES)))
         mode = "RGB" if shape[1] == 3 else "L"

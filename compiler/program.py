@@ -443,8 +443,9 @@ class Program:
             )
         except NetcError as error:
             raise Fault(error.diagnostics[0]) from None
-        place = arguments[0].span if arguments else e.span
-        return Calibration(declaration.name.text, source(**given), lambda path: self._located(scope, path, place))
+        place, base = arguments[0].span if arguments else e.span, _folder(scope)
+        # Data may be read long after: what is wrong then is no matter of this file's elaboration.
+        return Calibration(declaration.name.text, source(**given), lambda path: locate(path, base, self.root, place))
 
     # ------------------------------------------------------------------------------------------------ passes
 
@@ -573,9 +574,8 @@ class Program:
         return value
 
     def _located(self, scope: FileScope, text: str, span: Span) -> Path:
-        base = scope.source.path.parent if scope.source.path else Path.cwd()
         try:
-            return locate(text, base, self.root, span)
+            return locate(text, _folder(scope), self.root, span)
         except NetcError as error:
             raise Fault(error.diagnostics[0]) from None
 
@@ -594,6 +594,11 @@ class Program:
                 nearest(argument.value.span.text, known),
             )
         )
+
+
+def _folder(scope: FileScope) -> Path:
+    """The folder that a file's paths start from."""
+    return scope.source.path.parent if scope.source.path else Path.cwd()
 
 
 def _names(scope: FileScope, *kinds: type[t.Declaration]) -> list[str]:

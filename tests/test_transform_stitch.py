@@ -14,9 +14,11 @@ from netc.backends.pytorch import family as switchable
 from netc.backends.pytorch import module, run
 from netc.compiler.calibration import Calibration, Noise
 from netc.compiler.contract import Contract
+from netc.compiler.diagnostic import NetcError
 from netc.compiler.family import Family, costs
 from netc.compiler.graph import Graph, verify
 from netc.compiler.measure import measure
+from netc.compiler.model import Model
 from netc.compiler.passes.bind import bind
 from netc.compiler.passes.widen import widen
 from netc.compiler.probe import inputs, probed
@@ -371,7 +373,7 @@ def test_models_of_different_inputs_are_refused(tiny: dict[str, Graph]) -> None:
 
 
 def test_one_model_is_refused(tiny: dict[str, Graph]) -> None:
-    with pytest.raises(Refusal, match="two models or more"):
+    with pytest.raises(Refusal, match="two models or more are joined"):
         stitch(tiny["a"])
 
 
@@ -410,3 +412,33 @@ model middle = snn[3]
     assert isinstance(family, Family)
     assert family.count == 2 + 3 + 3 + 3 + 3
     assert program.model("middle").torch()(torch.randn(1, 3, 32, 32)).shape == (1, 5)
+
+
+def test_data_that_are_not_there_are_told_when_they_are_needed() -> None:
+    text = (
+        TINY
+        + """
+data calib = arrays("nothing.npz")
+family snn = stitch(a, b, init = lstsq(calib))
+"""
+    )
+    program = read_source(Source("here.net", text, ROOT / "specs" / "here.net"), root=ROOT)
+    family = program.family("snn")
+    assert len(costs(family)) == 12
+    with pytest.raises(NetcError, match=r"no file nothing\.npz"):
+        switchable(family)
+
+
+def test_the_families_of_the_specs_are_those_that_were_published() -> None:
+    program = netc.load(ROOT / "specs/stitched.net")
+    assert {n: program.family(n).count for n in program.families} == {"deit": 71, "deit_two_way": 134, "lites": 53}
+
+
+def test_a_member_runs_in_onnx(tiny: dict[str, Graph], tmp_path: Path) -> None:
+    import onnxruntime
+
+    member = stitch(tiny["a"], tiny["b"], rank=2).member(4)
+    Model(member.name, member).export(tmp_path / "member.onnx", to="onnx")
+    x = torch.randn(2, 3, 32, 32)
+    (found,) = onnxruntime.InferenceSession(str(tmp_path / "member.onnx")).run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(found, module(member)(x).detach().numpy(), atol=1e-4)

@@ -96,7 +96,7 @@ def stitch(
     how = _how(init, seed)
     made = _Stitched(anchors, how, rank, init if isinstance(init, Lstsq) else None)
     ways = routes(len(models), found, crossings)
-    notes = [f"{len(ways)} members: {len(models)} whole models and {len(ways) - len(models)} joined ones"]
+    notes = [f"{len(models)} whole models and {len(ways) - len(models)} joined ones"]
     notes += [f"left out: {problem}" for problem in problems]
     return Family(
         "_".join(a.name for a in anchors),
@@ -147,7 +147,7 @@ def _anchors(models: Sequence[Graph], at: Paths) -> list[_Anchor]:
         Refusal: where they are fewer than two, have no blocks, or different inputs.
     """
     if len(models) < 2:
-        raise Refusal("stitch joins two models or more", fix="stitch(a, b)")
+        raise Refusal("two models or more are joined, and one is given", fix="stitch(a, b)")
     first = _inputs(models[0])
     made: list[_Anchor] = []
     for graph in models:
