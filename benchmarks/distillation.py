@@ -40,6 +40,8 @@ class Story:
     models: str
     training: dict[str, Any]
     tuning: dict[str, Any]
+    """Of the pruned network."""
+    family: dict[str, Any]
 
 
 DIGITS = Story(
@@ -50,6 +52,7 @@ DIGITS = Story(
     'data calib = examples("digits")\n' + "".join(f"let raw_{s} = digit_{s}\n" for s in SIZES),
     {"epochs": 15, "batch": 32, "learning_rate": 3e-3, "shift": 1},
     {"epochs": 10, "batch": 32, "learning_rate": 1e-3, "shift": 1},
+    {"epochs": 20, "batch": 32, "learning_rate": 2e-3, "shift": 1},
 )
 
 
@@ -65,6 +68,7 @@ def fashion(path: str) -> Story:
         f'import "fashion_mnist.net" {{ SmallResNet }}\ndata calib = examples("fashion")\n{models}',
         {**recipe, "epochs": 4, "learning_rate": 0.1},
         {**recipe, "epochs": 3, "learning_rate": 0.02},
+        {**recipe, "epochs": 5, "learning_rate": 0.05},
     )
 
 
@@ -124,11 +128,12 @@ def tell(work: Work) -> None:
     anchors = work.anchors()
     made = work.transformed()
     teacher, pruned = made.model("large"), made.model("pruned")
-    taught = {**work.story.tuning, "teacher": "large", "distill": 0.7, "temperature": 3}
+    teaching = {"teacher": "large", "distill": 0.7, "temperature": 3}
     labels = work.train("pruned_labels", pruned.graph, work.story.tuning)
-    after = work.train("pruned", pruned.graph, taught, teacher.graph)
+    after = work.train("pruned", pruned.graph, {**work.story.tuning, **teaching}, teacher.graph)
     family = made.family("stitched")
-    stitched = work.train("family", family, {**taught, "sampler": "flops", "freeze_statistics": True})
+    of_family = {"sampler": "flops", "freeze_statistics": True}
+    stitched = work.train("family", family, {**work.story.family, **teaching, **of_family})
 
     show = work.console.print
     show(f"\n{work.story.name}: {time.monotonic() - started:.0f} s")

@@ -10,10 +10,10 @@ from .seed import MEMBER, generator
 class Sampler:
     """A function of the step. `uniform` draws all members alike. `flops` draws a range of MACs, then a member in it.
 
-    Most ways through a family cost about the same, so that drawn alike they leave its ends untrained: complexity comes
-    first in Zhang et al., "ShiftNAS", 2023, section 3 (who learn its probabilities). Here all ranges, of equal width and
-    with a member, are equally likely. Drawn by how many members they have, as in Pan et al., "Stitched ViTs are Flexible
-    Vision Backbones", 2023, the members would be drawn alike.
+    Most ways through a family cost about the same, so that drawn alike they leave its ends untrained. Complexity comes
+    first in Zhang et al., "ShiftNAS", 2023, section 3 (who learn its probabilities); here all ranges, of equal width
+    and with a member, are equally likely. Drawn by how many members they have, as in Pan et al., "Stitched ViTs are
+    Flexible Vision Backbones", 2023, the members would be drawn alike.
     """
 
     def __init__(self, members: Members, options: TrainingOptions) -> None:
