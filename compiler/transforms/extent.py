@@ -132,7 +132,7 @@ class _Sizes:
         whole = set(structure.atoms(part))
         for path, node in self.graph.nodes.items():
             axes = (set(structure.atoms(d)) for v in node.values for d in self.analysis.axes[v])
-            if any(own and own < whole for own in axes):
+            if node.inputs and any(own and own < whole for own in axes):
                 return path
         return None
 

@@ -61,7 +61,7 @@ def scale(
 
     - `order`: with the largest value of the first of `prefer`, of these with the largest of the second, and so on
       (`[resolution, depth, width]` if not given; a knob that `prefer` leaves out stays). No knob goes above 1 where the
-      model is too costly as it is and none below 1 where it is not, unless limits from below ask for it.
+      model as it is meets the limits from below, and is too costly; none goes below 1 where it is not too costly.
     - `compound`: depth 1.2 ^ φ and resolution 1.15 ^ φ, where the budget is 2 ^ φ times the cost; then the largest
       width. Source: Tan and Le, "EfficientNet" (ICML 2019), section 3.3.
     - `tiny`: resolution and depth on the line through the published TinyNets A to E, over the ratio of MACs; then the

@@ -155,10 +155,10 @@ class Search:
         """Whether knobs may fall below 1, and rise above it."""
         if self._costs(self.start) is None:
             return True, True
+        costs = self._costs(self.start) or {}
         costly = not self._affords(self.start)
-        poor = not costly and not self._meets(self.start)
-        needs = any(r.low > float("-inf") for r in self.budgets.values())
-        return costly, not costly or needs or poor
+        poor = any(costs[q] < r.low for q, r in self.budgets.items())
+        return costly, poor or not costly
 
     def values(self, knob: Knob) -> list[Any]:
         """What a knob can be, ascending; not every resolution is one that the nodes take."""
@@ -213,6 +213,8 @@ class Search:
             Refusal: where no point meets the limits.
         """
         start, free = self.start, self.free
+        if self._meets(start) and self._reach(start) >= CLOSE:
+            return start, ()
         found = self._best(free, start) if self.method == "order" else self._by_formula()
         if found is None:
             raise self._none(free, start)
@@ -232,6 +234,8 @@ class Search:
             return self._affords(self._lowest(rest, _with(point, knob, values[index])))
 
         last = _last(len(values), affords, lambda index: self._below(knob, index))
+        if not rest:  # costs only fall below this value
+            return self._best((), _with(point, knob, values[last])) if last >= 0 else None
         best: Best | None = None
         misses, index = 0, last
         before: tuple[float, ...] | None = None
@@ -245,8 +249,23 @@ class Search:
             before = costs
             misses += 1
             stride = 1 if best is not None or misses <= _PATIENCE else 2 ** (misses - _PATIENCE)
-            index = self._below(knob, index - stride if index == 0 or index >= stride else 0)
+            following = self._below(knob, index - stride if index == 0 or index >= stride else 0)
+            if stride > 1:
+                following = self._first(rest, point, knob, following, index)
+            index = following
         return best
+
+    def _first(self, rest: Sequence[Knob], point: Point, knob: Knob, low: int, high: int) -> int:
+        """The largest index below `high` that meets the limits, if `low` does, and all between do up to some one."""
+        values = self.values(knob)
+        if low < 0 or self._best(rest, _with(point, knob, values[low])) is None:
+            return low
+        while high - low > 1 and (middle := self._below(knob, (low + high) // 2)) > low:
+            if self._best(rest, _with(point, knob, values[middle])) is None:
+                high = middle
+            else:
+                low = middle
+        return low
 
     def _below(self, knob: Knob, index: int) -> int:
         """The index of the largest value, up to one, that nodes take; -1 where there is none."""
