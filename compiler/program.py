@@ -275,6 +275,8 @@ class Program:
         if isinstance(declaration, t.Data):
             return self._data(pending.home, declaration)
         value = self._value(pending.home, declaration.value, name)
+        if isinstance(value, Model) and value.name != name:
+            value = replace(value, name=name, graph=replace(value.graph, name=name))
         wanted = Family if isinstance(declaration, t.Family) else Model if isinstance(declaration, t.Model) else None
         if wanted and not isinstance(value, wanted):
             kind = "model" if wanted is Model else "family"
@@ -367,8 +369,11 @@ class Program:
         return found if isinstance(found, Family) else None
 
     def _is_transform(self, scope: FileScope, function: t.Expr) -> bool:
-        if not isinstance(function, t.Name) or function.text in scope.names or function.text in library():
+        if not isinstance(function, t.Name) or function.text in library():
             return False
+        own = scope.names.get(function.text)
+        if own is not None and not (isinstance(own, Pending) and isinstance(own.declaration, _VALUES)):
+            return False  # a function, rule or pipeline of the file
         from .transforms import TRANSFORMS  # most files transform nothing
 
         return function.text in TRANSFORMS
@@ -608,6 +613,9 @@ def _names(scope: FileScope, *kinds: type[t.Declaration]) -> list[str]:
 
 _BRACES = str.maketrans("{}", "()")
 """On the command line options stand in braces, which shells leave alone."""
+
+_VALUES = (t.Model, t.GraphText, t.Family, t.Data, t.TopLet)
+"""Declarations that cannot be called: a transform of the same name is still meant by a call."""
 
 
 def _first_name(e: t.Expr) -> str | None:

@@ -78,6 +78,7 @@ def receipt(applied: Applied, *, measured: bool = True, seed: int = 0) -> Receip
     after = applied.outcome.graph
     found = _measured(applied, seed) if measured else None
     sources = _sources(applied)
+    sources = {p: {} if _fresh(after.parameters[p], own) else own for p, own in sources.items()}
     inherited = [
         p for p, own in sources.items() if len(own) == 1 and _same(after.parameters[p], next(iter(own.values())))
     ]
@@ -146,6 +147,11 @@ def _sources(applied: Applied) -> dict[str, dict[str, Parameter]]:
     return found
 
 
+def _fresh(now: Parameter, own: Mapping[str, Parameter]) -> bool:
+    """Whether a parameter is drawn anew: it has no numbers, and is none that had none before."""
+    return now.data is None and not any(old.data is None and old.type == now.type for old in own.values())
+
+
 def _same(now: Parameter, before: Parameter) -> bool:
     return now.type == before.type and (now.data is before.data or _drawn_of(now, before))
 
@@ -171,6 +177,10 @@ def totals(graph: Graph) -> Totals:
     return Totals(cast(int, found.parameters), cast(int, found.macs), cast(int, found.activations))
 
 
+_NOTES = 8
+"""So many notes are printed."""
+
+
 def _lines(found: Receipt) -> Iterator[str]:
     yield found.text
     yield f"  promised   {_promise(found.contract)}"
@@ -187,8 +197,11 @@ def _lines(found: Receipt) -> Iterator[str]:
         if names:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             yield f"  {what:<10} {len(names)} parameters: {shown}"
-    for note in found.notes:
+    shown = found.notes if len(found.notes) <= _NOTES + 1 else found.notes[:_NOTES]
+    for note in shown:
         yield f"  {note}"
+    if len(shown) < len(found.notes):
+        yield f"  … and {len(found.notes) - len(shown)} lines more, which --format json has"
 
 
 def _promise(contract: Contract) -> str:
