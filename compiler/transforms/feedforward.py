@@ -18,8 +18,8 @@ class FeedForward:
     """`input` goes through layers that make the hidden units, whatever treats each of them alone, and one layer that
     sums over them: nothing else reads or makes these units."""
 
-    path: str
-    """The scope that all its nodes have in common, or the last layer."""
+    scope: str
+    """What the paths of all its nodes have in common; empty at the top of a model."""
     input: Value
     nodes: tuple[str, ...]
     """In order; the last one is the layer that sums."""
@@ -27,6 +27,11 @@ class FeedForward:
     size: int
     places: dict[str, Place]
     """By parameter, the axis that the hidden units are in."""
+
+    @property
+    def path(self) -> str:
+        """The scope, or the last layer where there is none."""
+        return self.scope or self.last
 
     @property
     def last(self) -> str:
@@ -39,7 +44,7 @@ class FeedForward:
 
     def below(self, prefix: str, path: str) -> str:
         """A path of the part, below another one."""
-        return f"{prefix}.{path.removeprefix(f'{self.path}.')}"
+        return f"{prefix}.{path.removeprefix(f'{self.scope}.' if self.scope else '')}"
 
 
 def layers(graph: Graph, part: FeedForward) -> list[Node]:
@@ -141,7 +146,7 @@ def _scope(nodes: list[str]) -> str:
     """What the paths of nodes have in common, in whole names."""
     names = zip(*(path.split(".")[:-1] for path in nodes), strict=False)
     common = takewhile(lambda level: len(set(level)) == 1, names)
-    return ".".join(level[0] for level in common) or nodes[-1]
+    return ".".join(level[0] for level in common)
 
 
 def beginnings(parts: list[FeedForward]) -> Iterator[tuple[FeedForward, str]]:
