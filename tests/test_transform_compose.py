@@ -274,6 +274,7 @@ def test_a_graft_at_each_block(n: int) -> None:
     head = [p for p in graph.parameters.values() if p.path.startswith("resnet18.")]
     assert all(not p.trainable for p in head)
     assert all(numpy.array_equal(value(p), value(first.parameters[p.path[9:]])) for p in head)
+    assert set(graph.taps) == {f"resnet18{'' if i <= n else '_1'}.layer{i}" for i in (1, 2, 3, 4)}
     assert {p for p, own in made.sources.items() if own} == {p.path for p in head}
     assert set(made.sources) == set(graph.parameters)
     other = graft(first, second, n, freeze=True, fresh=True, seed=1).graph
@@ -470,6 +471,15 @@ def test_a_chain_of_copies_with_outputs_of_their_own() -> None:
     y = wide(graph)(given(lead))
     assert numpy.array_equal(y["logits"], y["resnet18_1_logits"])
     assert {p.split(".")[1] for p in graph.parameters if p.startswith("links.")} == {"resnet18_1", "resnet18_2"}
+
+
+def test_a_composite_feature_extractor_keeps_its_outputs_and_taps() -> None:
+    """As a detector's neck takes them."""
+    lead = features(model("resnet", "resnet18"), "stages").graph
+    graph = checked(composite(lead).graph)
+    assert measure(lead, graph, Contract()).absolute == 0
+    assert {n: graph.type(r) for n, r in graph.outputs.items()} == {n: lead.type(r) for n, r in lead.outputs.items()}
+    assert set(graph.taps) == {f"{m}.layer{i}" for m in ("resnet18", "resnet18_1") for i in (1, 2, 3, 4)}
 
 
 def test_backbones_with_other_stages_are_refused() -> None:

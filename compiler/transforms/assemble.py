@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..blocks import blocks
 from ..contract import Contract
 from ..family import Family
 from ..graph import Graph, Parameter, Value
 from ..weights import value
 from .numbers import filled, made
-from .part import Point, chain, frozen, listed, part, points, prefixes, sources
+from .part import Point, all_blocks, chain, frozen, listed, part, points, prefixes, sources
 from .register import Outcome, Refusal, transform
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def joints(graph: Graph, at: Partition, option: str) -> dict[str, Value]:
         Refusal: where the model has no such joints.
     """
     if isinstance(at, int):
-        own = blocks(graph)
+        own = all_blocks(graph)
         if not 1 <= at <= len(own):
             raise Refusal(f"{graph.name} has {len(own)} blocks, not enough for {at} modules", option=option)
         last = [own[len(own) * i // at - 1] for i in range(1, at)]

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..axes import analyse
-from ..blocks import blocks
 from ..contract import Contract
 from ..graph import Edit, Graph, Ref, Value
 from ..operators.arithmetic import Add
 from .join import FRESH, ZEROS, Joint, channel_axis, joined
-from .part import Points, add_part, frozen, listed, part, points, prefixes, sources
+from .part import Points, add_part, all_blocks, frozen, listed, part, points, prefixes, sources
 from .register import Outcome, Refusal, transform
 
 Links = Literal["higher", "same", "lower", "dense_higher"]
@@ -92,7 +91,7 @@ def composite(
 def _levels(graph: Graph, at: Points) -> list[Value]:
     """What the first stage is given, where that is no integers, and what each stage gives."""
     ends = list(points(graph, at).values())
-    own = blocks(graph)
+    own = all_blocks(graph)
     if not ends or not own:
         raise Refusal(f"{graph.name} has no stages", option="at", fix="list the joints that its stages end at")
     number = {path: i for i, path in enumerate(graph.nodes)}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import groupby
 from typing import Literal
 
-from ..blocks import blocks, spine, stages
+from ..blocks import Block, blocks, spine
 from ..diagnostic import nearest
 from ..graph import Edit, Graph, Parameter, Ref, Value
 from ..place import place
@@ -24,6 +25,13 @@ Points = Literal["blocks", "stages"] | Point | list[Point]
 size, gives."""
 
 
+def all_blocks(graph: Graph) -> list[Block]:
+    """The blocks on the way to the output that has most of them: a feature extractor has several outputs."""
+    if len(graph.outputs) < 2:
+        return blocks(graph)
+    return max((blocks(graph, name) for name in graph.outputs), key=len)
+
+
 def point(graph: Graph, at: Point, option: str = "at") -> Value:
     """The value that a joint's name stands for.
 
@@ -36,7 +44,7 @@ def point(graph: Graph, at: Point, option: str = "at") -> Value:
     ref = graph.taps.get(at) or graph.outputs.get(at)
     if isinstance(ref, Value):
         return ref
-    block = next((b for b in blocks(graph) if b.path == at), None)
+    block = next((b for b in all_blocks(graph) if b.path == at), None)
     if block:
         return block.output
     if node in graph.nodes and (index or "0").isdecimal() and int(index or 0) < len(graph.nodes[node].types):
@@ -47,13 +55,13 @@ def point(graph: Graph, at: Point, option: str = "at") -> Value:
     if leaving:
         message = f"{at} gives {len(leaving)} values: {', '.join(map(str, leaving))}"
         raise Refusal(message, nodes=[v.node for v in leaving], option=option, fix=str(leaving[-1])[1:])
-    known = [*graph.taps, *(b.path for b in blocks(graph)), *graph.scopes, *graph.nodes]
-    notes = (f"its taps and blocks: {listed([*graph.taps, *(b.path for b in blocks(graph))])}",)
+    known = [*graph.taps, *(b.path for b in all_blocks(graph)), *graph.scopes, *graph.nodes]
+    notes = (f"its taps and blocks: {listed([*graph.taps, *(b.path for b in all_blocks(graph))])}",)
     raise Refusal(f"{graph.name} has no joint {at}", option=option, notes=notes, fix=nearest(at, known))
 
 
 def _numbered(graph: Graph, number: int, option: str) -> Value:
-    found = blocks(graph)
+    found = all_blocks(graph)
     if not 0 <= number <= len(found) or not found:
         raise Refusal(f"{graph.name} has {len(found)} blocks, so there is no joint {number}", option=option)
     return found[number - 1].output if number else found[0].input
@@ -80,8 +88,10 @@ def points(graph: Graph, at: Point | Sequence[Point], option: str = "at") -> dic
         Refusal: where a name or pattern stands for nothing.
     """
     if at == "stages":
-        return {run[-1].path: run[-1].output for run in stages(graph)}
-    known = {b.path: b.output for b in blocks(graph)}
+        runs = groupby(all_blocks(graph), lambda b: graph.type(b.output).shape)
+        last = [[*run][-1] for _, run in runs]
+        return {b.path: b.output for b in last}
+    known = {b.path: b.output for b in all_blocks(graph)}
     if at == "blocks":
         return known
     known |= {name: ref for name, ref in graph.taps.items() if isinstance(ref, Value)}
@@ -96,7 +106,7 @@ def points(graph: Graph, at: Point | Sequence[Point], option: str = "at") -> dic
 
 def _name(graph: Graph, at: Point, value: Value) -> str:
     """A joint's name: that of its block where it is a number."""
-    return at if isinstance(at, str) else blocks(graph)[at - 1].path if at else str(value)[1:]
+    return at if isinstance(at, str) else all_blocks(graph)[at - 1].path if at else str(value)[1:]
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
@@ -211,14 +221,19 @@ def add_part(
     edit: Edit, own: Part, prefix: str, given: Mapping[Ref, Ref], parameters: str | None = None
 ) -> dict[Ref, Ref]:
     """Place a part below a prefix, its parameters below that of `parameters` if one is given; `given` are what stands
-    for its starts. Numbers that are not there are drawn, so that parameters mean the same under their new paths.
+    for its starts. Numbers that are not there are drawn, so that parameters mean the same under their new paths. Taps
+    come along under the prefix.
 
     Returns:
         What stands for each value and parameter.
     """
     graph = own.graph.with_parameters(map(filled, own.graph.parameters.values())) if prefix else own.graph
     paths = None if parameters is None else {path: f"{parameters}.{path}" for path in graph.parameters}
-    return place(edit, graph, prefix, {**add_inputs(edit, own), **given}, own.nodes, paths)
+    done = place(edit, graph, prefix, {**add_inputs(edit, own), **given}, own.nodes, paths)
+    for name, ref in graph.taps.items():
+        if isinstance(ref, Value) and ref in done and ref.node in own.nodes:
+            edit.tap(f"{prefix}.{name}", done[ref])
+    return done
 
 
 def frozen(graph: Graph) -> Graph:
