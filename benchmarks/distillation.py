@@ -68,7 +68,7 @@ def fashion(path: str) -> Story:
         f'import "fashion_mnist.net" {{ SmallResNet }}\ndata calib = examples("fashion")\n{models}',
         {**recipe, "epochs": 4, "learning_rate": 0.1},
         {**recipe, "epochs": 3, "learning_rate": 0.02},
-        {**recipe, "epochs": 5, "learning_rate": 0.05},
+        {"batch": 128, "flip": True, "warmup": 0.5, "epochs": 5, "learning_rate": 1e-3},
     )
 
 
