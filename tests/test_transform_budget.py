@@ -16,11 +16,11 @@ from netc.compiler.cost import Report, cost, free_symbols
 from netc.compiler.graph import Graph, Value, verify
 from netc.compiler.operators.attention import ScaledDotProductAttention
 from netc.compiler.probe import probed
-from netc.compiler.program import Program
+from netc.compiler.program import Program, read_source
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
 from netc.compiler.text import print_graph, read_graph
-from netc.compiler.transforms import TRANSFORMS, Limit, Outcome, Refusal
+from netc.compiler.transforms import Limit, Outcome, Refusal
 from netc.compiler.transforms.rounding import repeat_steps, round_repeats, round_units, shortest, unit_steps
 from netc.compiler.transforms.scale import scale
 
@@ -300,8 +300,32 @@ def test_what_is_refused(options: dict[str, object], words: str) -> None:
         scale(small("resnet", "resnet18"), **options)  # pyright: ignore[reportArgumentType]
 
 
-def test_it_is_registered() -> None:
-    assert TRANSFORMS["scale"].models == 1
+def test_in_the_language() -> None:
+    text = """
+import "specs/efficientnet.net" { b0 }
+
+model tiny = b0 |> scale(macs <= 24 M, width >= 0.5, prefer = [resolution, depth, width])
+model small = b0 |> scale(parameters <= 2 M, divisor = 4, depth = 0.6, depth_rounding = round, stem = kept)
+model none = b0 |> scale(macs <= 10 K)
+"""
+    file = read_source(Source("scaled.net", text), root=ROOT)
+    macs = file.model("tiny").cost({"N": 1}).macs
+    assert isinstance(macs, int)
+    assert 0.99 * 24e6 <= macs <= 24e6
+    parameters = file.model("small").cost().parameters
+    assert isinstance(parameters, int)
+    assert 0.99 * 2e6 <= parameters <= 2e6
+    with pytest.raises(netc.NetcError) as refused:
+        file.model("none")
+    assert any("at least" in note for note in refused.value.diagnostics[0].notes)
+
+
+def test_a_u_net_is_made_wider() -> None:
+    """Its classes of channels are joined by concatenation from afar."""
+    unet = small("unet", "unet")
+    made = sound(scale(unet, width=2.0))
+    assert quantity(made, "parameters") > 3.9 * quantity(unet, "parameters")
+    assert [made.type(r) for r in made.outputs.values()] == [unet.type(r) for r in unet.outputs.values()]
 
 
 # ---------------------------------------------------------------------------------------------- rounding
