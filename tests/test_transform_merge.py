@@ -15,16 +15,21 @@ from mergekit.merge_methods import merge_tensors
 from netc.compiler import calibration
 from netc.compiler.axes import Selection, analyse
 from netc.compiler.calibration import Calibration, Noise
+from netc.compiler.contract import Contract
 from netc.compiler.graph import Graph, Node, verify
 from netc.compiler.measure import measure
-from netc.compiler.passes.bind import bind
+from netc.compiler.merging import least_squares
 from netc.compiler.probe import probed
 from netc.compiler.program import read_source
 from netc.compiler.source import Source
 from netc.compiler.transforms.align import align
 from netc.compiler.transforms.average import Average, Slerp
+from netc.compiler.transforms.fold_weights import fold_weights
+from netc.compiler.transforms.least_squares import LeastSquares
+from netc.compiler.transforms.lora import lora
 from netc.compiler.transforms.match_units import ActivationMatching, Transport, WeightMatching
 from netc.compiler.transforms.merge import Method, merge
+from netc.compiler.transforms.pleas import Pleas
 from netc.compiler.transforms.recompute_statistics import recompute_statistics
 from netc.compiler.transforms.register import Refusal
 from netc.compiler.transforms.task_arithmetic import DareLinear, DareTies, TaskArithmetic, Ties, mask_seed
@@ -236,11 +241,108 @@ def examples() -> Calibration:
     return Calibration("digits", Held(array=x.numpy()))
 
 
+# ----------------------------------------------------------------------------------------------------- least squares
+
+
+def some(start: int, count: int) -> Calibration:
+    (x, _), _ = digits()
+    return Calibration(f"digits {start}", Held(array=x[start : start + count].numpy()))
+
+
+def adapted(base: Graph, seed: int) -> Graph:
+    """The model with low-rank updates, as if those were trained."""
+    graph = lora(base, rank=4).graph
+    rng = np.random.default_rng(seed)
+    new = (p for p in graph.parameters.values() if ".lora_" in p.path)
+    return graph.with_parameters(
+        replace(p, data=InMemory((0.2 * rng.standard_normal(p.type.shape)).astype("f4"))) for p in new
+    )
+
+
+def test_layers_give_what_they_gave_in_each_model() -> None:
+    """Of 64 inputs and 15 + 15 examples: one weight gives both models' outputs, and the mean of weights does not."""
+    base = trained("mlp", 1)
+    models = [fold_weights(adapted(base, seed)).graph for seed in (1, 2)]
+    data = [some(0, 15), some(40, 15)]
+    merged = values(merge(*models, method=LeastSquares(data)).graph)
+    mean = values(merge(*models).graph)
+    for model, own in zip(models, data, strict=True):
+        x = own.inputs(model)["x"].astype("float64")
+        w, b = (value(model.parameters[f"fc1.{p}"]) for p in ("weight", "bias"))
+        wanted = x @ w.T + b
+        errors = [np.abs(x @ m["fc1.weight"].T + m["fc1.bias"] - wanted).max() for m in (merged, mean)]
+        assert errors[0] < 1e-5 < 1e-2 < errors[1]
+    alone = merge(models[0], method=LeastSquares(data[:1])).graph
+    same_numbers(alone, models[0])
+
+
+def test_the_closed_form_is_the_solution_of_least_norm() -> None:
+    models = [trained("mlp", seed) for seed in (1, 2)]
+    data = [some(0, 40), some(50, 40)]
+    merged = values(merge(*models, method=LeastSquares(data)).graph)
+    weights = [np.concatenate([values(m)["fc1.weight"], values(m)["fc1.bias"][:, None]], 1, dtype="f8") for m in models]
+    rows = [d.inputs(m)["x"].astype("f8") for d, m in zip(data, models, strict=True)]
+    rows = [np.concatenate([r, np.ones((len(r), 1))], 1) for r in rows]
+    mean = sum(weights) / 2
+    wanted = np.concatenate([r @ (w - mean).T for r, w in zip(rows, weights, strict=True)])
+    solution = mean + np.linalg.lstsq(np.concatenate(rows), wanted)[0].T
+    np.testing.assert_allclose(merged["fc1.weight"], solution[:, :-1], atol=1e-5)
+    np.testing.assert_allclose(merged["fc1.bias"], solution[:, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2, "groups": 2}])
+def test_a_convolution_is_a_product_of_what_it_sees(options: dict[str, Any]) -> None:
+    text = "".join(f", {k} = {v}" for k, v in options.items())
+    source = f"module M () (x) {{ return y = x |> conv2d(6, 3{text}) as c }}"
+    graph = read_source(Source("c.net", f"{source}\nmodel m = M() (x: f32[N, 4, 9, 8])\n")).model("m").graph
+    (layer,) = least_squares.layers(graph)
+    rng = np.random.default_rng(0)
+    shape = tuple(int(str(d)) for d in graph.parameters["c.weight"].type.shape)
+    x, w, b = rng.standard_normal((2, 4, 9, 8)), rng.standard_normal(shape), rng.standard_normal(6)
+    y = torch.nn.functional.conv2d(*map(torch.from_numpy, (x, w, b)), **options).numpy()
+    matrices = least_squares.joined(layer, w, b)
+    found = [a @ m.T for a, m in zip(least_squares.inputs(layer, x), matrices, strict=True)]
+    for a, wanted in zip(found, least_squares.outputs(layer, y), strict=True):
+        np.testing.assert_allclose(a, wanted, atol=1e-12)
+    back = least_squares.parted(layer, matrices, shape)
+    assert (back["c.weight"] == w).all()
+    assert (back["c.bias"] == b).all()
+
+
+@pytest.mark.parametrize(("file", "name"), [("llama", LLAMA), ("digits", "digits")])
+def test_pleas_of_a_permuted_copy_is_the_model(file: str, name: str) -> None:
+    model = drawn(file, name)
+    same_numbers(merge(model, permuted(model), method=Pleas(NOISE, samples=8)).graph, model, 1e-6)
+
+
+def test_pleas_between_one_width_and_two() -> None:
+    """At twice the width nothing is merged but the outputs: those are the mean of the models'."""
+    models = [trained("mlp", seed) for seed in (1, 2)]
+    found = [merge(*models, method=Pleas(examples(), width, samples=400)).graph for width in (1.0, 1.25, 2.0)]
+    for merged in found:
+        verify(merged)
+        assert accuracy(merged) > 0.97
+    assert [m.parameters["fc2.weight"].type.elements for m in found] == [128**2, 160**2, 256**2]
+    _, (x, _) = digits()
+    outs = [netc.Model("m", m).torch().eval()(x) for m in (*models, found[-1])]
+    torch.testing.assert_close(outs[2], (outs[0] + outs[1]) / 2, rtol=1e-4, atol=1e-4)
+    assert np.abs(values(found[-1])["fc2.weight"][:128, 128:]).max() < 1e-6
+
+
+def test_pleas_widens_heads_and_hidden_units_but_no_residual_stream() -> None:
+    model = drawn("llama", LLAMA)
+    merged = merge(model, tuned(permuted(model), 1), method=Pleas(NOISE, 1.5, samples=8)).graph
+    verify(merged)
+    shapes = [merged.parameters[f"layers.0.{p}.weight"].type.shape for p in ("self_attn.v_proj", "mlp.up_proj")]
+    assert shapes == [(24, 64), (264, 64)]
+    assert measure(merged, merged, Contract(), probes=1).kept
+
+
 # -------------------------------------------------------------------------------------------------------- statistics
 
 
 def test_statistics_are_those_of_one_batch_in_training() -> None:
-    graph = bind(drawn("resnet", "resnet18"), {})
+    graph = drawn("resnet", "resnet18")
     images = np.random.default_rng(0).standard_normal((4, 3, 224, 224)).astype("float32")
     found = recompute_statistics(graph, Calibration("images", Held(array=images)), samples=4)
     net: Any = netc.Model(graph.name, graph).torch().train()

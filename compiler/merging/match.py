@@ -113,7 +113,7 @@ class Matching:
             known = {c.number: self._known(c, maps) for c in waiting}
             own = max(waiting, key=lambda c: known[c.number])
             waiting.remove(own)
-            found = self.solve(self._likeness(own, maps, sure=known[own.number] >= _ENOUGH))
+            found = self.solve(self.likeness(own, maps, sure=known[own.number] >= _ENOUGH))
             maps = maps.with_class(own.number, *found)
         return maps
 
@@ -126,7 +126,7 @@ class Matching:
             changed = False
             for number in cast("list[int]", rng.permutation(len(self.classes)).tolist()):
                 own = self.classes[number]
-                new = maps.with_class(own.number, *self.solve(self._likeness(own, maps)))
+                new = maps.with_class(own.number, *self.solve(self.likeness(own, maps)))
                 if abs(new.made[own.number] - maps.made[own.number]).max() < 1e-9:
                     continue
                 if self._distance(new, own) < self._distance(maps, own) * (1 - 1e-12):
@@ -173,7 +173,7 @@ class Matching:
         other = self.second.every_class[own.number - 1]
         return cast(int, own.size), cast(int, other.size)
 
-    def _likeness(self, own: AxisClass, maps: Maps, *, sure: bool = False) -> Likeness:
+    def likeness(self, own: AxisClass, maps: Maps, *, sure: bool = False) -> Likeness:
         """How alike the units of a class are, given what is known of others; by sure evidence only, or by all."""
         import numpy
 

@@ -53,9 +53,12 @@ class Matched:
         Raises:
             Refusal: where they are of different architectures.
         """
+        return self.matching(first, other).run(self.iterations, seed)
+
+    def matching(self, first: Analysis, other: Analysis) -> Matching:
+        """What finds them; see `maps`."""
         require_same([first.graph, other.graph])
-        matching = Matching(first, other, permutable(first), self.evidence(first, other), assign)
-        return matching.run(self.iterations, seed)
+        return Matching(first, other, permutable(first), self.evidence(first, other), assign)
 
     def evidence(self, first: Analysis, other: Analysis) -> list[Evidence]:
         """What tells which unit is which."""
@@ -100,10 +103,9 @@ class Transport(Matched):
 
     by = "optimal transport"
 
-    def maps(self, first: Analysis, other: Analysis, seed: int) -> Maps:
+    def matching(self, first: Analysis, other: Analysis) -> Matching:
         require_same_but_widths(first, other)
-        matching = Matching(first, other, permutable(first), self.evidence(first, other), self._solve)
-        return matching.run(self.iterations, seed)
+        return Matching(first, other, permutable(first), self.evidence(first, other), self._solve)
 
     def evidence(self, first: Analysis, other: Analysis) -> list[Evidence]:
         if self.calibration is None:

@@ -1,32 +1,35 @@
-"""Several models of one architecture made one."""
+"""Several models made one."""
 
 from __future__ import annotations
 
 from ..graph import Graph
 from .average import Average, Slerp
+from .least_squares import LeastSquares
 from .match_units import ActivationMatching, Transport, WeightMatching
+from .pleas import Pleas
 from .register import Outcome, Refusal, transform
 from .task_arithmetic import DareLinear, DareTies, TaskArithmetic, Ties
 
-Method = (
-    Average | Slerp | TaskArithmetic | Ties | DareLinear | DareTies | WeightMatching | ActivationMatching | Transport
-)
+Elementwise = Average | Slerp | TaskArithmetic | Ties | DareLinear | DareTies
+Method = Elementwise | WeightMatching | ActivationMatching | Transport | LeastSquares | Pleas
 
 
 @transform
 def merge(*models: Graph, method: Method = Average(), seed: int = 0) -> Outcome:  # noqa: B008 (frozen)
     """Make one model of several, with the architecture of the first.
 
-    `method` says how: `average`, `slerp(t = 0.5)`; `task_arithmetic(base)`, `ties(base, density = 0.5)`,
-    `dare_linear(base, density = 0.5)`, `dare_ties(base)`, which add up what models differ from a base by;
-    `weight_matching`, `activation_matching(calibration)` and `transport`, which first bring the units of all into the
-    order of the first.
+    Contract: alters. What the models computed is lost; the architecture of the first stays (but for `pleas`, which may
+    widen it).
 
-    `seed` draws what is random in a method, and the parameters of models that have no numbers yet.
+    - method: `average`, `slerp(t = 0.5)`; `task_arithmetic(base)`, `ties(base, density = 0.5)`, `dare_linear(base)` and
+      `dare_ties(base)`, which add up what models differ from a base by; `weight_matching`,
+      `activation_matching(calibration)` and `transport`, which first bring the units of all into the order of the
+      first; `least_squares(calibrations)`, for which each layer gives what it gave in each model; and
+      `pleas(calibration, width = 1.5)`, which keeps some units of both.
+    - seed: for what is random in a method, and for parameters without numbers.
 
-    The contract is `alters`: what the models computed is lost, their architecture stays. Refused are models whose nodes
-    or parameters differ, and whole numbers that differ.
+    Refuses models whose nodes or parameters differ (`transport` takes other widths), and whole numbers that differ.
     """
-    if len(models) < 2:
-        raise Refusal(f"merge takes two models or more, and here {'is one' if models else 'are none'}")
+    if not models:
+        raise Refusal("merge takes a model or more, and here are none")
     return method.merge(models, seed)
