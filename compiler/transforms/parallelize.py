@@ -39,7 +39,7 @@ def parallelize(
 
     - `how = blocks`: y = (1 + f2)(1 + f1) x becomes x + f1(x) + f2(x) for neighbouring blocks: the expansion of the
       stack without the products of two branches and more (Bermeitinger et al., Make Deep Networks Shallow Again, 2023;
-      Chen et al., On residual network depth, 2025).
+      On residual network depth, 2025).
     - `how = sublayers`: within each block, as attention and feed-forward half: x + a(x) + m(x + a(x)) becomes
       x + a(x) + m(x) (Zhong et al., A Neural ODE Interpretation of Transformer Layers, 2022).
 

@@ -39,7 +39,7 @@ def tie(
 
     With a `rank`, every depth adds a product of that rank of its own, `<layer>.lora_b @ <layer>.lora_a`: the best one
     for the difference between the weight it had and the shared one, by singular values in float64 (Bae et al., Relaxed
-    Recursive Transformers, 2024, §2.3). Without, depths share as they are (Azadbakht et al., Inter-layer
+    Recursive Transformers, 2024). Without, depths share as they are (Azadbakht et al., Inter-layer
     Kernel-sharing, 2022). Statistics of normalisations are never shared.
 
     Contract: exact where the rank is full; else alters. Shapes and work are kept, but for the products'; the notes say
