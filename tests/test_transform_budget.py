@@ -42,7 +42,8 @@ def spec(file: str, name: str) -> Graph:
 def small(file: str, name: str) -> Graph:
     """A model in reduced form, where there is one."""
     there = ROOT / f"tests/reduced/{file}.net"
-    return program(there if there.exists() else ROOT / f"specs/{file}.net").model(name).graph
+    whole = ROOT / f"specs/{file}.net"
+    return program(there if there.exists() and name in program(there).models else whole).model(name).graph
 
 
 def counted(graph: Graph) -> Report:
@@ -211,6 +212,12 @@ def test_several_limits_hold_at_once() -> None:
     assert quantity(made, "parameters") >= parameters * 0.9
 
 
+def test_limits_of_a_knob_alone() -> None:
+    graph = small("resnet", "resnet50")
+    made = scale(graph, (Limit("width", "<=", 0.5),))
+    assert print_graph(sound(made)) == print_graph(scale(graph, width=0.5).graph)
+
+
 def test_sequences_are_counted_at_the_length_given() -> None:
     graph = small("gpt2", "gpt2")
     short = scale(graph, (Limit("macs", "<=", 2e6), Limit("T", "==", 16)), divisor=1)
@@ -290,6 +297,8 @@ def test_inherited_numbers_are_the_first_of_each() -> None:
         ({"limits": (Limit("speed", "<=", 1),)}, "nothing that scale can limit"),
         ({"limits": (Limit("macs", "<=", 1),)}, "meets the limits"),
         ({"limits": (Limit("macs", "<=", 5e6), Limit("macs", ">=", 6e6))}, "meets all its limits"),
+        ({"limits": (Limit("width", "<=", 0.5),), "width": 0.7}, "outside its limits"),
+        ({"limits": (Limit("macs", "<=", 5e6), Limit("resolution", "==", 0.1))}, "no resolution lies"),
         ({"repeats": [1, 2]}, "stages"),
         ({"resolution": [64]}, "no resolution"),
         ({"width": 1.0}, "scales nothing"),

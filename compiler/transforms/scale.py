@@ -10,8 +10,8 @@ from ..graph import Graph, Parameter
 from .proportion import Ends, Grow, Policy
 from .register import Limit, Outcome, Refusal, transform
 from .rounding import DepthRounding
-from .search import Knob, Method, Point, Search
-from .space import Space
+from .search import Method, Search
+from .space import Knob, Point, Space
 
 
 @transform

@@ -14,9 +14,8 @@ from .extent import Stuck
 from .proportion import listed
 from .register import Limit, Refusal
 from .rounding import repeat_steps
-from .space import KNOBS, Point, Space
+from .space import KNOBS, Knob, Point, Space
 
-Knob = Literal["resolution", "depth", "width"]
 Method = Literal["order", "compound", "tiny"]
 
 CLOSE = 0.99
@@ -158,12 +157,15 @@ class Search:
         costs = self._costs(self.start) or {}
         costly = not self._affords(self.start)
         poor = any(costs[q] < r.low for q, r in self.budgets.items())
-        return costly, poor or not costly
+        bounded = any(r.high < float("inf") for r in self.budgets.values())
+        return costly, poor or (bounded and not costly)
 
     def values(self, knob: Knob) -> list[Any]:
         """What a knob can be, ascending; not every resolution is one that the nodes take."""
         if knob not in self._values:
             found = self._range(knob)
+            if not found:
+                raise Refusal(f"no {knob} lies within its limits", option="limits")
             takes = knob != "resolution" or any(map(self._takes, found))
             self._values[knob] = found if takes else [self.start.resolution]
         return self._values[knob]
@@ -213,16 +215,28 @@ class Search:
             Refusal: where no point meets the limits.
         """
         start, free = self.start, self.free
-        if self._meets(start) and self._reach(start) >= CLOSE:
+        outside = [k for k in KNOBS if k not in free and not self._within(k, start)]
+        if outside:
+            raise Refusal(f"{outside[0]} lies outside its limits as it is given", option="limits")
+        if all(self._within(k, start) for k in free) and self._meets(start) and self._reach(start) >= CLOSE:
             return start, ()
         found = self._best(free, start) if self.method == "order" else self._by_formula()
         if found is None:
             raise self._none(free, start)
+        outside = [k for k in KNOBS if not self._within(k, found.point)]
+        if outside:
+            text = f"method {self.method} makes {outside[0]} {getattr(found.point, outside[0])}, outside its limits"
+            raise Refusal(text, option="method")
         notes = [f"{k} stays: {text}" for k, text in self.stuck.items() if getattr(found.point, k) == getattr(start, k)]
         if found.reach < CLOSE:
-            which = "all there are" if self.looked < _ENOUGH else "as many as are looked at"
-            notes.append(f"{found.reach:.1%} of the budget is used, the most of {self.looked} models ({which})")
+            notes.append(f"{found.reach:.1%} of the budget is used, the most of {self.looked} models that were counted")
         return found.point, tuple(notes)
+
+    def _within(self, knob: Knob, point: Point) -> bool:
+        """Whether a knob meets the limits of its own."""
+        value = getattr(point, knob)
+        own = self.ranges.get(knob)
+        return own is None or value is None or (value[0] if knob == "resolution" else value) in own
 
     def _best(self, free: Sequence[Knob], point: Point) -> Best | None:
         if not free:
@@ -356,12 +370,14 @@ class Search:
                     notes.append(
                         f"{quantity} must be at least {limit.low:,.0f}, and at most {reached[quantity]:,} are reached"
                     )
+        message = "no width, depth and resolution meets the limits"
         if not notes:
+            message = f"none of the {self.looked} models that were counted meets the limits"
             notes.append("each limit can be met, but not all of them together, or nothing lies between the two ends")
         smallest = ", ".join(f"{costs[q]:,} {q}" for q in self.space_quantities)
         notes.append(f"the smallest that can be reached: {smallest}")
         notes += [self._held(k, least) for k in KNOBS]
-        return Refusal("no width, depth and resolution meets the limits", nodes=nodes, option="limits", notes=notes)
+        return Refusal(message, nodes=nodes, option="limits", notes=notes)
 
     @property
     def space_quantities(self) -> tuple[str, ...]:

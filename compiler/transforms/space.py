@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..axes import Analysis, Selection, analyse
 from ..cost import REFERENCE, Report, cost, free_symbols
@@ -48,7 +48,8 @@ QUANTITIES: dict[str, Callable[[Report], Dim]] = {
     "activations": lambda r: r.total.activations,
     "peak": lambda r: r.total.peak,
 }
-KNOBS = ("width", "depth", "resolution")
+Knob = Literal["resolution", "depth", "width"]
+KNOBS: tuple[Knob, ...] = ("width", "depth", "resolution")
 
 
 class Space:
