@@ -391,7 +391,7 @@ WAYS = [("sum", 2), ("sum", 3), ("average", 3), ("concat", 2)]
 @pytest.mark.parametrize(
     ("name", "how", "branches"),
     [
-        pytest.param(name, *way, marks=[pytest.mark.slow] * (name not in ("resnet50", "gpt2") and way != ("concat", 2)))
+        pytest.param(name, *way, marks=[pytest.mark.slow] * (name not in ("resnet50", "gpt2", "llama_micro")))
         for name in ACCEPTED
         for way in WAYS
     ],
