@@ -15,7 +15,7 @@ from netc.backends.pytorch import module, run
 from netc.compiler.calibration import Calibration, Noise
 from netc.compiler.contract import Contract
 from netc.compiler.diagnostic import NetcError
-from netc.compiler.family import Family, costs
+from netc.compiler.family import Family, MemberCost, costs
 from netc.compiler.graph import Graph, verify
 from netc.compiler.measure import measure
 from netc.compiler.model import Model
@@ -44,6 +44,16 @@ def spec(text: str, *names: str) -> list[Graph]:
 def deit() -> list[Graph]:
     program = netc.load(ROOT / "specs/vit.net", root=ROOT)
     return [program.model(name).graph for name in ("deit_tiny", "deit_small", "vit_b_16")]
+
+
+@pytest.fixture(scope="module")
+def published(deit: list[Graph]) -> Family:
+    return stitch(*deit)
+
+
+@pytest.fixture(scope="module")
+def found(published: Family) -> list[MemberCost]:
+    return costs(published)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +98,12 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def test_deit_has_the_71_members_of_the_published_family_in_their_order(deit: list[Graph]) -> None:
-    family = stitch(*deit)
-    assert family.count == 71
+def test_deit_has_the_71_members_of_the_published_family_in_their_order(
+    published: Family, found: list[MemberCost]
+) -> None:
+    family = published
+    assert family.count == len(found) == 71
     assert family.anchors == {"deit_tiny": 0, "deit_small": 1, "vit_b_16": 2}
-    found = costs(family)
     tokens = 197
     for number, (flops, parameters) in PUBLISHED.items():
         member = family.member(number)
@@ -105,9 +116,7 @@ def test_deit_has_the_71_members_of_the_published_family_in_their_order(deit: li
         assert found[number].parameters - (tokens + 1) * width == parameters
 
 
-def test_costs_are_monotone_between_anchors(deit: list[Graph]) -> None:
-    family = stitch(*deit)
-    found = costs(family)
+def test_costs_are_monotone_between_anchors(found: list[MemberCost]) -> None:
     pairs = windows(12, 12, 2, 1)
     for first, start in ((0, 3), (1, 37)):
         macs = {pair: found[start + i].macs for i, pair in enumerate(pairs)}
@@ -180,6 +189,12 @@ def test_a_model_that_goes_over_into_itself_is_itself(tiny: dict[str, Graph], li
         # Entered one block early, a block runs twice: that is another function.
         early = stitch(model, model, init="plain")
         assert difference(model, early.member(2)) > 1e-6
+
+
+def test_layers_between_blocks_run_with_the_block_before_them() -> None:
+    model = probed(netc.load(ROOT / "tests/reduced/densenet.net", root=ROOT).model("densenet121").graph)
+    family = stitch(model, model, init="plain", pairs="depth")
+    assert difference(model, family.member(3)) == 0
 
 
 def test_an_identity_changes_nothing_where_the_widths_agree(tiny: dict[str, Graph]) -> None:

@@ -68,10 +68,12 @@ class Equations:
     def solve(self, ridge: float) -> list[Array]:
         """For each group the smallest `W [out, in]` that comes nearest; `ridge` is what is added to the square of each
         input, relative to their mean."""
-        return [_solved(a, b, ridge) for a, b in zip(self._squares, self._products, strict=True)]
+        return [solved(a, b, ridge) for a, b in zip(self._squares, self._products, strict=True)]
 
 
-def _solved(squares: Array, products: Array, ridge: float) -> Array:
+def solved(squares: Array, products: Array, ridge: float) -> Array:
+    """The smallest `W [out, in]` for sums `xᵀx` and `xᵀy`; `ridge` is added to the square of each input, relative to
+    their mean."""
     import numpy
 
     sizes, vectors = numpy.linalg.eigh(squares)

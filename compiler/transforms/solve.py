@@ -11,6 +11,7 @@ from pydantic import Field
 from ..backend import backend
 from ..calibration import Calibration
 from ..graph import Graph
+from ..merging.least_squares import solved
 from ..probe import bound
 from ..types import Expression
 from .register import word
@@ -69,28 +70,24 @@ class Equations:
     def solve(self, ridge: float = 0.0) -> tuple[Array, Array]:
         """`W [out, in]` and `b [out]`. The offset is not held small; directions in which `x` never varies are not
         used."""
-        import numpy
-
-        mean_x, mean_y = self._x / self.rows, self._y / self.rows
-        scatter = self._xx - self.rows * numpy.outer(mean_x, mean_x)
-        cross = self._xy - self.rows * numpy.outer(mean_x, mean_y)
-        sizes, vectors = numpy.linalg.eigh(scatter)
-        added = ridge * float(numpy.trace(scatter)) / len(scatter)
-        least = float(sizes[-1]) * len(scatter) * float(numpy.finfo("float64").eps)
-        inverse = numpy.where(sizes > least, 1 / numpy.maximum(sizes + added, least or 1.0), 0.0)
-        weight = ((vectors * inverse) @ (vectors.T @ cross)).T
+        scatter, cross, mean_x, mean_y = self._centred()
+        weight = solved(scatter, cross, ridge)
         return weight, self._to + mean_y - weight @ (self._at + mean_x)
 
     def unexplained(self, weight: Array) -> float:
         """The share of the variance of `y` that a solution leaves, 0 to 1."""
+        scatter, cross, _, mean_y = self._centred()
+        whole = self._yy - self.rows * float(mean_y @ mean_y)
+        left = whole - 2 * float((weight.T * cross).sum()) + float(((weight @ scatter) * weight).sum())
+        return max(0.0, left / whole) if whole > 0 else 0.0
+
+    def _centred(self) -> tuple[Array, Array, Array, Array]:
+        """The sums about the means, and the means, relative to those of the first rows."""
         import numpy
 
         mean_x, mean_y = self._x / self.rows, self._y / self.rows
         scatter = self._xx - self.rows * numpy.outer(mean_x, mean_x)
-        cross = self._xy - self.rows * numpy.outer(mean_x, mean_y)
-        whole = self._yy - self.rows * float(mean_y @ mean_y)
-        left = whole - 2 * float((weight.T * cross).sum()) + float(((weight @ scatter) * weight).sum())
-        return max(0.0, left / whole) if whole > 0 else 0.0
+        return scatter, self._xy - self.rows * numpy.outer(mean_x, mean_y), mean_x, mean_y
 
 
 def features(graph: Graph, calibration: Calibration, samples: int | None = None) -> Iterator[Mapping[str, Array]]:

@@ -54,16 +54,16 @@ def stitch(
 ) -> Family:
     """Join models into a family: a member runs the first blocks of one and goes over into another.
 
-    A member computes the stem and the blocks of a model up to one of them, brings the value into the shape that another
-    model's block wants, and runs that model from there to its end. Every model itself is a member, an anchor, and comes
-    first. In the store, parameters are below their model's name (`deit_tiny.blocks.0.norm1.weight`), those of
-    stitching layers below `stitch.<model>_<block it leaves>.<model>_<block it enters>`. A stitching layer is a linear
-    map of the channels with an offset (a 1 × 1 convolution where they are not the last axis); where the space differs,
-    the value is resampled, where it shrinks by whole factors by the layer's stride. All models must have the same
-    inputs: a member has those of the family.
+    A member computes the stem and the blocks of a model up to one of them (and what lies before the next), brings
+    the value into the shape that another model's block wants, and runs that model from there to its end. Every
+    model itself is a member, an anchor, and comes first. In the store, parameters are below their model's name
+    (`deit_tiny.blocks.0.norm1.weight`), those of stitching layers below `stitch.<model>_<block it
+    leaves>.<model>_<block it enters>`. A stitching layer is a linear map of the channels with an offset (a 1 × 1
+    convolution where they are not the last axis); where the space differs, the value is resampled, where it shrinks
+    by whole factors by the layer's stride. All models must have the same inputs: a member has those of the family.
 
     Contract: `alters`. What is exact: an anchor is the model it was, and with `init = plain` a model that goes over
-    into itself is that model.
+    into itself where it was left is that model.
 
     Refuses fewer than two models, models without blocks, of different inputs, and those between which no junction is
     found, with what stands in its way.
@@ -132,6 +132,10 @@ class _Anchor:
     def allows(self, number: int) -> bool:
         return self.blocks[number] in self.leaving
 
+    def after(self, number: int) -> Value:
+        """What a block hands on to the next one: layers between the two run with the first."""
+        return self.blocks[number + 1].input if number + 1 < len(self.blocks) else self.blocks[number].output
+
     def axis(self, value: Value) -> int:
         """The axis of the channels."""
         return channel_axis(self._axes, value)
@@ -195,7 +199,7 @@ def _junctions(
 
 
 def _problem(here: _Anchor, leave: int, there: _Anchor, enter: int, resample: bool) -> str | None:
-    out, into = here.blocks[leave].output, there.blocks[enter].input
+    out, into = here.after(leave), there.blocks[enter].input
     have, wanted = here.graph.type(out), there.graph.type(into)
     axes = here.axis(out), there.axis(into)
     problem = misfit(have, wanted, axes)
@@ -246,7 +250,7 @@ class _Stitched:
         carried: Ref | None = None
         for junction in route.junctions:
             here = self.anchors[junction.source]
-            out = here.blocks[junction.leave].output
+            out = here.after(junction.leave)
             done = self._run(edit, here, given, entered, carried, [out])
             carried = self.cross(edit, done[out], junction)
             entered = self.anchors[junction.target].blocks[junction.enter].input
@@ -276,7 +280,7 @@ class _Stitched:
     def cross(self, edit: Edit, value: Ref, junction: Junction) -> Ref:
         """Add a stitching layer."""
         here, there = self.anchors[junction.source], self.anchors[junction.target]
-        out, into = here.blocks[junction.leave].output, there.blocks[junction.enter].input
+        out, into = here.after(junction.leave), there.blocks[junction.enter].input
         wanted, path = there.graph.type(into), self.path(junction)
         axes = here.axis(out), there.axis(into)
         origin = there.graph.nodes[into.node].origin
@@ -310,7 +314,7 @@ class _Stitched:
         """The parameters of a stitching layer."""
         here = self.anchors[junction.source]
         edit = Graph("layer").edit()
-        value = edit.add("value", Input(here.graph.type(here.blocks[junction.leave].output))).value
+        value = edit.add("value", Input(here.graph.type(here.after(junction.leave)))).value
         self.cross(edit, value, junction)
         return edit.parameters()
 
@@ -364,7 +368,7 @@ class Solution:
         graph, sources, targets = self._features()
         found = {j: Equations() for j in self.junctions}
         for values in features(graph, self.init.calibration, self.init.samples):
-            rows = {name: array.reshape(-1, array.shape[-1]) for name, array in values.items()}
+            rows = {name: array.reshape(-1, array.shape[-1]).astype("float64") for name, array in values.items()}
             for junction, equations in found.items():
                 equations.add(rows[sources[junction]], rows[targets[junction]])
         return found
@@ -394,7 +398,7 @@ class Solution:
 
         for junction in self.junctions:
             here, there = anchors[junction.source], anchors[junction.target]
-            out, into = here.blocks[junction.leave].output, there.blocks[junction.enter].input
+            out, into = here.after(junction.leave), there.blocks[junction.enter].input
             wanted = there.graph.type(into)
             axis = there.axis(into)
             flat = TensorType(wanted.dtype, (*_space(wanted, axis), wanted.shape[axis]))
