@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from netc.compiler.calibration import Calibration, Noise
 from netc.compiler.contract import Contract
 from netc.compiler.graph import Graph, Node, verify
 from netc.compiler.measure import measure
-from netc.compiler.merging import least_squares
+from netc.compiler.merging import depth, least_squares
 from netc.compiler.probe import probed
 from netc.compiler.program import read_source
 from netc.compiler.source import Source
 from netc.compiler.transforms.align import align
 from netc.compiler.transforms.average import Average, Slerp
+from netc.compiler.transforms.balance_depth import balanced
+from netc.compiler.transforms.deepen import deepen
 from netc.compiler.transforms.fold_weights import fold_weights
 from netc.compiler.transforms.least_squares import LeastSquares
 from netc.compiler.transforms.lora import lora
@@ -336,6 +339,82 @@ def test_pleas_widens_heads_and_hidden_units_but_no_residual_stream() -> None:
     shapes = [merged.parameters[f"layers.0.{p}.weight"].type.shape for p in ("self_attn.v_proj", "mlp.up_proj")]
     assert shapes == [(24, 64), (264, 64)]
     assert measure(merged, merged, Contract(), probes=1).kept
+
+
+# -------------------------------------------------------------------------------------------------------------- depth
+
+
+def test_layers_in_order_cost_least() -> None:
+    rng = np.random.default_rng(0)
+    for rows, columns in ((1, 4), (2, 5), (3, 6), (5, 5)):
+        costs = rng.random((rows, columns))
+        ways = [(0, *w) for w in combinations(range(1, columns), rows - 1)]
+        best = min(ways, key=lambda w: sum(costs[i, j] for i, j in enumerate(w)))
+        assert depth.in_order(costs) == list(best)
+    assert depth.in_order(np.full((2, 2), np.inf)) is None
+
+
+def test_a_shallower_model_is_merged_into_a_deeper_one() -> None:
+    """A model with two blocks, and the same with a third that changes nothing: they are one function, and one model."""
+    shallow = drawn("llama", LLAMA)
+    deep = deepen(shallow, at="layers.0", by=1).graph
+    copy = permuted(shallow)
+    grown = balanced(deep, copy, NOISE, 8, 0)
+    assert list(grown.parameters) == list(deep.parameters)
+    assert measure(copy, grown, Contract(), probes=1).kept
+    merged = merge(deep, copy, method=Transport(calibration=NOISE, samples=8)).graph
+    verify(merged)
+    assert measure(shallow, merged, Contract("approx", 1e-4), probes=1).kept
+    with pytest.raises(Refusal, match="examples"):
+        merge(deep, copy, method=Transport())
+    with pytest.raises(Refusal, match="blocks"):
+        merge(copy, deep, method=Transport(calibration=NOISE))
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+FILE = """
+module Mlp(h) (x: [N, 64]) -> [N, 10] {
+    return logits = x |> linear(h) as fc1 |> relu |> linear(10) as fc2
+}
+data calib = noise(samples = 8)
+model base = Mlp(32) (x: f32[N, 64])
+model a = Mlp(32) (x: f32[N, 64])
+model b = Mlp(32) (x: f32[N, 64])
+model mean = merge(a, b)
+model arc = merge(a, b, method = slerp(t = 0.3), seed = 1)
+model task = merge(a, b, method = ties(base, density = 0.3))
+model matched = merge(a, b, method = weight_matching)
+model moved = merge(a, b, method = transport(regularization = 0.01, calibration = calib))
+model partly = merge(a, b, method = pleas(calib, width = 1.5))
+model solved = merge(a, b, method = least_squares([calib, calib]))
+model ordered = align(a, b)
+"""
+
+
+def test_methods_are_written_in_a_file() -> None:
+    program = read_source(Source("merge.net", FILE))
+    for name in ("mean", "arc", "task", "matched", "moved", "partly", "solved", "ordered"):
+        graph = program.model(name).graph
+        verify(graph)
+        width = 48 if name == "partly" else 32
+        assert graph.parameters["fc1.weight"].type.shape == (width, 64), name
+
+
+def test_what_cannot_be_merged_is_refused() -> None:
+    a, b = drawn("llama", "llama_micro"), drawn("llama", LLAMA)
+    with pytest.raises(Refusal, match="another architecture") as refused:
+        merge(a, b)
+    assert "linear" in refused.value.nodes
+    with pytest.raises(Refusal, match="2 models to weigh, and 3"):
+        merge(a, a, method=Average([1, 2, 3]))
+    with pytest.raises(Refusal, match="between two models"):
+        merge(a, a, a, method=Slerp())
+    with pytest.raises(Refusal, match="as many calibrations"):
+        merge(a, a, method=LeastSquares([NOISE]))
+    with pytest.raises(ValueError, match="density"):
+        Ties(a, density=0)
 
 
 # -------------------------------------------------------------------------------------------------------- statistics

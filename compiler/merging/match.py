@@ -71,7 +71,7 @@ def transport(likeness: Likeness, regularization: float = 0.0) -> Found:
     masses = numpy.full(new, 1 / new), numpy.full(old, 1 / old)
     if regularization:
         strength = regularization * (float(costs.mean()) or 1.0)
-        plan: Array = library.sinkhorn(*masses, costs, strength, method="sinkhorn_log", numItermax=10_000)
+        plan: Array = library.sinkhorn(*masses, costs, strength, method="sinkhorn_log", numItermax=10_000, stopThr=1e-7)
     else:
         plan = library.emd(*masses, costs, numItermax=10_000_000)
     if new == old and abs(plan * new - (order := plan * new).round()).max() < 1e-6:

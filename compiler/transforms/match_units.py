@@ -16,6 +16,7 @@ from ..merging.evidence import Evidence, of_activations, of_weights
 from ..merging.maps import Maps
 from ..merging.match import Found, Likeness, Matching, assign, transport
 from .average import shares
+from .balance_depth import balanced
 from .numbers import filled, made
 from .register import Outcome, Refusal, word
 from .same_shape import combined, require_same, require_same_but_widths
@@ -38,7 +39,7 @@ class Matched:
 
     def merge(self, models: Sequence[Graph], seed: int) -> Outcome:
         shared = shares(self.weights, len(models))
-        first, *others = [analyse(with_numbers(m, seed)) for m in models]
+        first, *others = [analyse(m) for m in self.prepared([with_numbers(m, seed) for m in models], seed)]
         aligned = [first.graph, *(moved(self.maps(first, o, seed)) for o in others)]
         text = (
             f"the units of {len(permutable(first))} classes are matched by {self.by}",
@@ -46,6 +47,10 @@ class Matched:
         )
         named = [replace(a, name=m.name) for a, m in zip(aligned, models, strict=True)]
         return combined(named, lambda _, given: combine.average(given, shared), seed, *text)
+
+    def prepared(self, models: Sequence[Graph], seed: int) -> Sequence[Graph]:
+        """The models, made of one depth where that is a part of the method."""
+        return models
 
     def maps(self, first: Analysis, other: Analysis, seed: int) -> Maps:
         """What brings another model's units into the order of the first.
@@ -92,7 +97,9 @@ class ActivationMatching(Matched):
 @dataclass(frozen=True)
 class Transport(Matched):
     """The mean, after each unit of the first model gets units of the others by optimal transport (OTFusion: Singh and
-    Jaggi, 2020; of transformers: Imfeld et al., 2024). Widths may differ; those of the first stay.
+    Jaggi, 2020; of transformers: Imfeld et al., 2024). Widths may differ; those of the first stay. A model with fewer
+    blocks gets ones that pass on what they are given, where examples say that it lacks them (CLAFusion: Nguyen et al.,
+    2023).
 
     `regularization`, in units of the mean cost, makes it soft: a unit is then a mean of several. With a `calibration`
     units are compared by activations, else by weights."""
@@ -102,6 +109,10 @@ class Transport(Matched):
     samples: Annotated[int, Field(ge=1)] | None = None
 
     by = "optimal transport"
+
+    def prepared(self, models: Sequence[Graph], seed: int) -> Sequence[Graph]:
+        first, *others = models
+        return [first, *(balanced(first, m, self.calibration, self.samples, seed) for m in others)]
 
     def matching(self, first: Analysis, other: Analysis) -> Matching:
         require_same_but_widths(first, other)
