@@ -269,15 +269,32 @@ def report(
     passes: PassesOption = None,
     verify: VerifyOption = False,
     bind: BindOption = [],  # noqa: B006
+    results: Annotated[
+        Path | None, typer.Option(help="Of a family: its members.csv, or a JSON list; drawn over MACs.")
+    ] = None,
     allow: AllowOption = None,
 ) -> None:
-    """Write a page that shows the graph, every pass, the cost of every node and the line it comes from."""
+    """Write a page that shows the graph, every pass, the cost of every node and the line it comes from.
+
+    Of a family, with `--results`: what each member reaches over what it costs.
+    """
     from .compiler.files import written_whole
     from .compiler.report.html import page
 
     with reporting(Format.text):
-        program, made = chosen(model, (), allow)
-        text = page(traced(program, made, level, passes, verify), bindings(bind))
+        program, name = opened(model, (), allow)
+        if name in program.families and results is None:
+            fix = "give its results, --results members.csv, or ask about one member"
+            raise usage(f"{name} is a family: {fix}, {model}[0]")
+        if results is not None:
+            from .compiler.report.curve import curve, series
+
+            if name not in program.families:
+                raise usage(f"--results are of a family, and {name or model} is none")
+            text = curve(series(results), program.family(name).name)
+        else:
+            program, made = chosen(model, (), allow)
+            text = page(traced(program, made, level, passes, verify), bindings(bind))
         with written_whole(output) as partial:
             partial.write_text(text, "utf-8")
         print(output)
