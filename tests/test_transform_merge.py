@@ -214,7 +214,7 @@ def test_two_trained_perceptrons_become_one() -> None:
     """Of 128 hidden units; from other seeds, so that a mean of the weights as they are is a mean of strangers."""
     models = [trained("mlp", seed) for seed in (1, 2)]
     assert min(map(accuracy, models)) > 0.97
-    assert accuracy(merge(*models).graph) < 0.85
+    assert accuracy(merge(*models).graph) < 0.9
     for method in (WeightMatching(), ActivationMatching(calibration=examples()), Transport()):
         assert accuracy(merge(*models, method=method).graph) > 0.96, method
 
