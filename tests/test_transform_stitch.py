@@ -12,7 +12,7 @@ import pytest
 import torch
 from netc.backends.pytorch import family as switchable
 from netc.backends.pytorch import module, run
-from netc.compiler.calibration import Calibration, Noise
+from netc.compiler.calibration import Calibration, Noise, Pictures
 from netc.compiler.contract import Contract
 from netc.compiler.diagnostic import NetcError
 from netc.compiler.family import Family, MemberCost, costs
@@ -457,3 +457,31 @@ def test_a_member_runs_in_onnx(tiny: dict[str, Graph], tmp_path: Path) -> None:
     x = torch.randn(2, 3, 32, 32)
     (found,) = onnxruntime.InferenceSession(str(tmp_path / "member.onnx")).run(None, {"x": x.numpy()})
     np.testing.assert_allclose(found, module(member)(x).detach().numpy(), atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------- real weights
+
+
+@pytest.mark.slow
+def test_trained_models_joined_by_least_squares_choose_as_the_second_one() -> None:
+    """EfficientNet-Lite0 into Lite1 at middle depth, fitted on crops of some pictures, on crops of other photos."""
+    import skimage
+
+    def crops(*only: str) -> Calibration:
+        folder = str(Path(skimage.__file__).parent / "data")
+        return Calibration("photos", Pictures(path=folder, only=only, mean=(127 / 255,), std=(128 / 255,)))
+
+    program = netc.load(ROOT / "specs/stitched.net")
+    models = [program.model(name).graph for name in ("lite0_240", "lite1_240")]
+    seen = crops("astronaut.*", "camera.*", "coins.*", "color.*", "hubble*", "ihc.*", "motorcycle_*", "retina.*")
+    at = ["blocks.5", "blocks.7", "blocks.8", "blocks.11"]
+    plain = stitch(*models, init="plain", at=at)
+    fitted = stitch(*models, init=Lstsq(seen, samples=100), at=at)
+    labels = [fitted.label(k) for k in range(2, fitted.count)]
+    number = 2 + labels.index("lite0_240 ..blocks.7 → lite1_240 blocks.11..")
+    x = torch.from_numpy(crops("chelsea.*", "coffee.*", "rocket.*").inputs(models[0], 48)["x"])
+    with torch.inference_mode():
+        wanted = module(models[1])(x).argmax(1)
+        before, after = (module(f.member(number))(x).argmax(1) for f in (plain, fitted))
+    assert (before == wanted).float().mean() < 0.05
+    assert (after == wanted).float().mean() >= 0.60
