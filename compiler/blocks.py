@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 
 from .graph import Graph, Node, Scope, SelectPhase, Value
+from .paths import above
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,43 @@ class Spine:
 
     def position(self, joint: Value) -> int:
         """Where a joint stands among the joints."""
-        return self.joints.index(joint)
+        return self._positions[joint]
+
+    @cached_property
+    def _positions(self) -> dict[Value, int]:
+        return {joint: i for i, joint in enumerate(self.joints)}
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Where each node on the way stands in `order`."""
+        return {path: i for i, path in enumerate(self.order)}
+
+    @cached_property
+    def _ranks(self) -> dict[str, int]:
+        return {path: i for i, path in enumerate(self.graph.nodes)}
 
     def between(self, start: Value, end: Value, path: str = "", module: str = "") -> Block:
         """The part from one joint to a later one."""
-        number = {p: i for i, p in enumerate(self.order)}
-        own = self.order[number[start.node] + 1 : number[end.node] + 1]
-        nodes = _with_makers(self.graph, own, frozenset(self.order))
+        own = self.order[self.numbers[start.node] + 1 : self.numbers[end.node] + 1]
+        nodes = self._with_makers(own)
         inside = set(nodes)
         side = (v for p in nodes for v in _values(self.graph.nodes[p]) if v != start and v.node not in inside)
         first = self.graph.nodes[own[0]] if own else None
         name = module or (first.op.name if first else "")
         return Block(path or (own[0] if own else start.node), name, start, end, nodes, tuple(dict.fromkeys(side)))
+
+    def _with_makers(self, own: Sequence[str]) -> tuple[str, ...]:
+        """These nodes and those that they alone need and that no input feeds, in order."""
+        graph, inside = self.graph, set(own)
+        waiting = list(own)
+        while waiting:
+            for maker in {r.node for r in graph.nodes[waiting.pop()].refs if isinstance(r, Value)}:
+                if maker in inside or maker in self.numbers or maker in graph.inputs:
+                    continue
+                if all(n.path in inside for v in graph.nodes[maker].values for n in graph.users.get(v, ())):
+                    inside.add(maker)
+                    waiting.append(maker)
+        return tuple(sorted(inside, key=self._ranks.__getitem__))
 
 
 def spine(graph: Graph, output: str | None = None) -> Spine:
@@ -101,17 +128,6 @@ def _way(graph: Graph, start: str, end: Value) -> list[str]:
     ]
 
 
-def _with_makers(graph: Graph, own: Collection[str], way: frozenset[str]) -> tuple[str, ...]:
-    """These nodes and those that they alone need and that no input feeds, in order."""
-    inside = set(own)
-    for path in reversed(list(graph.nodes)):
-        if path not in inside and path not in way and path not in graph.inputs:
-            readers = [r.path for v in graph.nodes[path].values for r in graph.users.get(v, ())]
-            if readers and inside.issuperset(readers):
-                inside.add(path)
-    return tuple(p for p in graph.nodes if p in inside)
-
-
 def blocks(graph: Graph, output: str | None = None) -> list[Block]:
     """The blocks of a model in order.
 
@@ -121,13 +137,11 @@ def blocks(graph: Graph, output: str | None = None) -> list[Block]:
     found = spine(graph, output)
     calls = dict(_calls(found))
     joining = {scope.module for scope, block in calls.values() if _joins(found, block, scope, calls)}
-    kept: list[Block] = []
+    kept: dict[str, Block] = {}
     for path, (scope, block) in calls.items():
-        inside = any(path.startswith(f"{b.path}.") for b in kept)
-        if scope.module in joining and not inside:
-            kept.append(block)
-    number = {joint: i for i, joint in enumerate(found.joints)}
-    return sorted(kept, key=lambda b: number[b.input]) or list(_layers(found))
+        if scope.module in joining and kept.keys().isdisjoint(above(path)):
+            kept[path] = block
+    return sorted(kept.values(), key=lambda b: found.position(b.input)) or list(_layers(found))
 
 
 def stages(graph: Graph, output: str | None = None) -> list[list[Block]]:
@@ -143,9 +157,7 @@ def _calls(found: Spine) -> Iterator[tuple[str, tuple[Scope, Block]]]:
     last: dict[str, int] = {}
     count: dict[str, int] = {}
     for i, path in enumerate(found.order):
-        scope = path
-        while "." in scope:
-            scope = scope.rpartition(".")[0]
+        for scope in above(path):
             if scope in graph.scopes:
                 first.setdefault(scope, i)
                 last[scope] = i
@@ -160,11 +172,11 @@ def _calls(found: Spine) -> Iterator[tuple[str, tuple[Scope, Block]]]:
 
 def _joins(found: Spine, block: Block, scope: Scope, calls: dict[str, tuple[Scope, Block]]) -> bool:
     """Whether a call joins branches itself, and not in a call within it that lies on the spine."""
-    way = set(found.order)
-    inner = [f"{p}." for p in calls if p.startswith(f"{scope.path}.")]
+    way = found.numbers
     for path in block.nodes:
         values = {v for v in _values(found.graph.nodes[path]) if v.node in way}
-        if path in way and len(values) > 1 and not path.startswith(tuple(inner)):
+        inner = (s for s in above(path) if s.startswith(f"{scope.path}."))
+        if path in way and len(values) > 1 and calls.keys().isdisjoint(inner):
             return True
     return False
 

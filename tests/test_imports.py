@@ -50,7 +50,7 @@ BUILDS_ON = {
     "scope": "graph tree diagnostic",
     "names": "scope value builtin",
     "contract": "",
-    "blocks": "graph",
+    "blocks": "graph paths",
     "place": "graph",
     "paths": "",
     "family": "graph cost",
