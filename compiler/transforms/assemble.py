@@ -33,19 +33,18 @@ def assemble(
     and all others of the meta model, which are frozen. Paths stand below the models' names. `reassemble` puts the
     trained modules together. Without `module` the result is the family of all hybrids, as many as there are modules.
 
-    Contract: `alters`. What is preserved: every module computes exactly what it does in its model; inputs and outputs
-    are those of the target.
+    Contract: alters. What is preserved: every module computes exactly what it does in its model; inputs and outputs are
+    those of the target.
 
-    Source: Ni, Wang, Ding, Wang et al., "Deep Model Assembling" (2022), section 3.
-
-    Options:
-        at: where the target is divided: `stages`, `blocks`, a number of modules with equally many blocks, or a list of
-            the joints between them (see `cut`).
-        to: where the meta model is divided; without it as `at` says.
-        module: the number of the target's module in the hybrid, from 0.
+    - at: where the target is divided: `stages`, `blocks`, a number of modules with equally many blocks, or a list of
+      the joints between them (see `cut`).
+    - to: where the meta model is divided; without it as `at` says.
+    - module: the number of the target's module in the hybrid, from 0.
 
     Refuses models that are divided into different numbers of modules, joints of different types, and different inputs
     or outputs.
+
+    Source: Ni, Wang, Ding, Wang et al., "Deep Model Assembling" (2022), section 3.
     """
     ends, others = joints(target, at, "at"), joints(meta, at if to is None else to, "at" if to is None else "to")
     _check(target, meta, ends, others)
@@ -142,16 +141,15 @@ def _moved(parameter: Parameter, path: str) -> Parameter:
 def reassemble(target: Graph, *hybrids: Graph, shared: Literal["refuse", "first", "mean"] = "refuse") -> Outcome:
     """The target of `assemble` with the modules that its hybrids have trained.
 
-    Contract: `alters`. What is preserved: the target's structure and trained parameters; from hybrids that nothing was
+    Contract: alters. What is preserved: the target's structure and trained parameters; from hybrids that nothing was
     trained in comes the target itself.
 
-    Source: Ni, Wang, Ding, Wang et al., "Deep Model Assembling" (2022), section 3.
-
-    Options:
-        shared: what becomes of a parameter that several modules use (a tied embedding), and that hybrids have trained
-            apart: the first one's numbers are taken, or their mean, or that is refused.
+    - shared: what becomes of a parameter that several modules use (a tied embedding), and that hybrids have trained
+      apart: the first one's numbers are taken, or their mean, or that is refused.
 
     Refuses hybrids that lack a module, and parameters of other types.
+
+    Source: Ni, Wang, Ding, Wang et al., "Deep Model Assembling" (2022), section 3.
     """
     found: dict[str, list[Parameter]] = {path: [] for path in target.parameters}
     for graph in hybrids:

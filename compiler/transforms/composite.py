@@ -35,23 +35,22 @@ def composite(
     gets those of the one before it. All are given the same inputs; paths stand below the models' names, links below
     `links`. The outputs are those of the lead, and what else assistants compute is left out.
 
-    Contract: `exact` to the lead with `init = zeros`, where the links give 0 until they are trained; else `alters`.
+    Contract: exact to the lead with `init = zeros`, where the links give 0 until they are trained; else `alters`.
+
+    - copies: so many assistants of each given one; without any given, so many copies of the lead.
+    - links: which stage's output is added to the input of a stage: `higher`, that of the same number (so the level
+      above the one that the stage is given), `same` level, the `lower` one, or all of `dense_higher`.
+    - at: the stages: the joints that they end at (see `features`).
+    - init: `zeros` or `fresh` weights of the links.
+    - outputs: whether the outputs of assistants stay, under their names: `resnet18_1_logits`.
+    - freeze: whether assistants are frozen.
+    - seed: what new numbers are drawn with.
+
+    Refuses backbones with different numbers of stages, with different inputs, and stages that no link can join.
 
     Source: Liu, Wang, Wang et al., "CBNet: a novel composite backbone network architecture for object detection"
     (2020), section 3, whose links have a batch norm too; `dense_higher` is from Liang, Chu, Liu et al., "CBNetV2"
     (2021), section 3.2, and so are the assistants' outputs, which an auxiliary head or loss supervises.
-
-    Options:
-        copies: so many assistants of each given one; without any given, so many copies of the lead.
-        links: which stage's output is added to the input of a stage: `higher`, that of the same number (so the level
-            above the one that the stage is given), `same` level, the `lower` one, or all of `dense_higher`.
-        at: the stages: the joints that they end at (see `features`).
-        init: `zeros` or `fresh` weights of the links.
-        outputs: whether the outputs of assistants stay, under their names: `resnet18_1_logits`.
-        freeze: whether assistants are frozen.
-        seed: what new numbers are drawn with.
-
-    Refuses backbones with different numbers of stages, with different inputs, and stages that no link can join.
     """
     if copies < 1:
         raise Refusal("there must be a copy or more", option="copies")

@@ -19,14 +19,13 @@ def cut(graph: Graph, start: Point | list[Point] | None = None, end: Point | lis
     name (dots as underlines). Nodes keep their paths, parameters their paths and numbers; those that the part does not
     need are left out. Other inputs, such as masks, stay where the part needs them.
 
-    Contract: `alters`, since inputs and outputs do. What is preserved: the part computes exactly what the model does
+    Contract: alters, since inputs and outputs do. What is preserved: the part computes exactly what the model does
     there, so `cut(end = j)` followed by `cut(start = j)` is the whole.
 
-    Options:
-        start, end: a joint: the path of a block, call or node, which stands for what it gives; the name of a tap; or a
-            number n, for the output of the n-th block (0: what the first block is given). Without `start` the part
-            begins at the inputs, without `end` it reaches all outputs. Several joints in a list become several inputs
-            or outputs, for a model whose parts are connected by more than one value.
+    - start, end: a joint: the path of a block, call or node, which stands for what it gives; the name of a tap; or a
+      number n, for the output of the n-th block (0: what the first block is given). Without `start` the part begins at
+      the inputs, without `end` it reaches all outputs. Several joints in a list become several inputs or outputs, for a
+      model whose parts are connected by more than one value.
 
     Refuses joints that do not exist, a start that the end does not depend on, and a start that other values of the
     model's first input pass by.
@@ -51,11 +50,10 @@ def features(graph: Graph, at: Points = "stages") -> Outcome:
 
     Outputs are named as the joints, dots as underlines. What only other outputs needed is left out.
 
-    Contract: `alters`, since the outputs do. What is preserved: each value is exactly the one in the model.
+    Contract: alters, since the outputs do. What is preserved: each value is exactly the one in the model.
 
-    Options:
-        at: joints, as for `cut`, or patterns over blocks and taps: `["layer1", "layer3.*"]`. `blocks` stands for what
-            each block gives, `stages` for what the last block of each size gives.
+    - at: joints, as for `cut`, or patterns over blocks and taps: `["layer1", "layer3.*"]`. `blocks` stands for what
+      each block gives, `stages` for what the last block of each size gives.
 
     Refuses joints that do not exist.
     """

@@ -36,20 +36,20 @@ def deepen(
 
     Contract: exact, in inference.
 
-    at: the blocks after which (`residual`) or in which (`net2deeper`) layers are inserted; all by default. A block
-        that cannot have any is refused where it is asked for by its own path; else it is left out and noted.
-    by: how many copies, or layers, are inserted for each block.
-    how: `residual` inserts a copy of the block with its numbers, but for what closes each residual branch: the scale of
-        its last normalisation, its layer scale, or its last layer with its bias are 0. A block that changes the shape
-        is followed by a copy of one of its stage that does not. Copies of `layer2.1` are `layer2.1_1`, `layer2.1_2`.
-        It refuses blocks that do not add branches to what they are given: concatenations, normalisation after the sum.
-        `net2deeper` inserts, after the last activation in the block that changes nothing when it is applied again
-        (relu, relu6), a layer like the one before it, with the identity for weights; a batch norm that undoes its own
-        statistics, if the block has any; and that activation. After `layer1.0.conv2` they are `layer1.0.conv2_1`, ….
-        It refuses blocks without such an activation: no layer with a gelu or silu is the identity.
-    seed: for parameters without data.
+    - at: the blocks after which (`residual`) or in which (`net2deeper`) layers are inserted; all by default. A block
+      that cannot have any is refused where it is asked for by its own path; else it is left out and noted.
+    - by: how many copies, or layers, are inserted for each block.
+    - how: `residual` inserts a copy of the block with its numbers, but for what closes each residual branch: the scale
+      of its last normalisation, its layer scale, or its last layer with its bias are 0. A block that changes the shape
+      is followed by a copy of one of its stage that does not. Copies of `layer2.1` are `layer2.1_1`, `layer2.1_2`. It
+      refuses blocks that do not add branches to what they are given: concatenations, normalisation after the sum.
+      `net2deeper` inserts, after the last activation in the block that changes nothing when it is applied again (relu,
+      relu6), a layer like the one before it, with the identity for weights; a batch norm that undoes its own
+      statistics, if the block has any; and that activation. After `layer1.0.conv2` they are `layer1.0.conv2_1`, …. It
+      refuses blocks without such an activation: no layer with a gelu or silu is the identity.
+    - seed: for parameters without data.
 
-    Sources: Chen, Goodfellow, Shlens, Net2Net, 2016, section 2.3; Goyal et al., Accurate, Large Minibatch SGD, 2017,
+    Source: Chen, Goodfellow, Shlens, Net2Net, 2016, section 2.3; Goyal et al., Accurate, Large Minibatch SGD, 2017,
     section 5.1 (a scale of 0 makes a residual block the identity).
     """
     if by < 1:

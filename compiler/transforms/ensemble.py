@@ -33,18 +33,17 @@ def ensemble(
     Both models are given the same inputs. Their paths stand below their names, the rest below `fusion`: weights of the
     sum are `fusion.weights.resnet18`, `fusion.weights.0`, …, gates `fusion.0.gates.resnet18`.
 
-    Contract: `exact` to the first model, until weights are trained.
+    Contract: exact to the first model, until weights are trained.
+
+    - at: the joints of the first model (see `features`): stages, blocks, or a list.
+    - to: those of the second; without it as `at` says. The model with more gives those of equal relative depth.
+    - freeze: the first model is not trained.
+    - seed: what new numbers are drawn with.
+
+    Refuses models whose first outputs, or inputs of one name, differ in type, and values that cannot be joined.
 
     Source: Roh, Liu, Gui, Yuan, Qin, Whang and Zhao, "LEVI: generalizable fine-tuning via layer-wise ensemble of
     different views" (2024), section 4; there, `first` is pretrained and `second` a small model for the task.
-
-    Options:
-        at: the joints of the first model (see `features`): stages, blocks, or a list.
-        to: those of the second; without it as `at` says. The model with more gives those of equal relative depth.
-        freeze: the first model is not trained.
-        seed: what new numbers are drawn with.
-
-    Refuses models whose first outputs, or inputs of one name, differ in type, and values that cannot be joined.
     """
     outputs = next(iter(first.outputs)), next(iter(second.outputs))
     wanted = _prediction(first, second, *outputs)

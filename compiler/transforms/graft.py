@@ -27,24 +27,23 @@ def graft(
     Both keep their paths below their names, so that weights stay traceable: `resnet18.layer1.0.conv1`; where the names
     are the same the second one has `_1`. Inputs of the same name are shared. The outputs are those of the second.
 
-    Contract: `alters`. What is preserved: both parts compute exactly what they did; a network grafted onto itself is
-    the same function.
+    Contract: alters. What is preserved: both parts compute exactly what they did; a network grafted onto itself is the
+    same function.
+
+    - at: the joint of the first network: the path of a block, call or node, which stands for what it gives, the name of
+      a tap, or a number n for the output of the n-th block.
+    - to: the joint of the second; without it the one of the same name or number.
+    - freeze: the layers of the first are not trained.
+    - fresh: the layers of the second get new numbers, drawn from their initialisers with `seed`.
+    - adapt: where the types at the joints differ, a projection that resamples goes between; it is drawn with `seed`.
+    - seed: what new numbers are drawn with.
+
+    Refuses joints whose types differ, unless `adapt` joins them, and says which joints would fit; joints that other
+    values pass by; models that take different inputs under one name.
 
     Source: Yosinski, Clune, Bengio and Lipson, "How transferable are features in deep neural networks?" (2014),
     section 2: `freeze` says whether the copied layers are frozen (AnB) or fine-tuned (AnB+), `fresh` draws the others
     anew, and a sweep goes over `at = 1, 2, …`.
-
-    Options:
-        at: the joint of the first network: the path of a block, call or node, which stands for what it gives, the name
-            of a tap, or a number n for the output of the n-th block.
-        to: the joint of the second; without it the one of the same name or number.
-        freeze: the layers of the first are not trained.
-        fresh: the layers of the second get new numbers, drawn from their initialisers with `seed`.
-        adapt: where the types at the joints differ, a projection that resamples goes between; it is drawn with `seed`.
-        seed: what new numbers are drawn with.
-
-    Refuses joints whose types differ, unless `adapt` joins them, and says which joints would fit; joints that other
-    values pass by; models that take different inputs under one name.
     """
     end, start = point(first, at), point(second, at if to is None else to, "at" if to is None else "to")
     a, b = prefixes([first, second])

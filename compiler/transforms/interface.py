@@ -38,20 +38,19 @@ def interface(
     levels as the logarithm of the number of joints. Values of other sizes or widths are joined to the last one's
     first. The model stands below its name, the rest below `interface`.
 
-    Contract: `alters`. What is preserved: every value of the model; the weighted sum with all weight on one joint is
-    the value there.
+    Contract: alters. What is preserved: every value of the model; the weighted sum with all weight on one joint is the
+    value there.
+
+    - kind: `weighted` or `convolution`.
+    - at: the joints: `blocks`, `stages`, or a list (see `features`).
+    - kernel_size: how many neighbouring depths a convolution sees; odd.
+    - freeze: the model is not trained, and no gradient enters it.
+    - seed: what new numbers are drawn with.
+
+    Refuses models without blocks, and values that cannot be joined.
 
     Source: Shih and Harwath, "Interface design for self-supervised speech models" (2024), sections 3.1 (weighted sum,
     as in SUPERB) and 3.2 (hierarchical convolution).
-
-    Options:
-        kind: `weighted` or `convolution`.
-        at: the joints: `blocks`, `stages`, or a list (see `features`).
-        kernel_size: how many neighbouring depths a convolution sees; odd.
-        freeze: the model is not trained, and no gradient enters it.
-        seed: what new numbers are drawn with.
-
-    Refuses models without blocks, and values that cannot be joined.
     """
     if kernel_size < 3 or not kernel_size % 2:
         raise Refusal(f"a kernel of {kernel_size} has no middle, or no neighbours", option="kernel_size", fix="3")

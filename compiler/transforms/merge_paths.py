@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 def merge_paths(graph: Graph, at: Paths = "*", seed: int = 0) -> Outcome:
     """Make one layer of linear or convolution layers that read the same value and are added, averaged or concatenated.
 
-    Contract: exact. It undoes `path`, and merges branches that were trained apart, or designed so.
-
-    at: the sums, averages and concatenations, or layers in them. All by default.
-    seed: for parameters without data.
-
     Layers that are added may have kernels of different sizes, as a 1×1 beside a 3×3 convolution: smaller ones are
     padded with zeros to the place they have in the larger. What else is added stays. Layers that are concatenated are
     alike in all but the number of channels, and ungrouped. Batch norms between are folded before by optimising.
 
-    Sources: Cai et al., Path-Level Network Transformation, 2018; Ding et al., RepVGG, 2021, section 3.3.
+    Contract: exact. It undoes `path`, and merges branches that were trained apart, or designed so.
+
+    - at: the sums, averages and concatenations, or layers in them. All by default.
+    - seed: for parameters without data.
+
+    Source: Cai et al., Path-Level Network Transformation, 2018; Ding et al., RepVGG, 2021, section 3.3.
     """
     lines: list[str] = []
     sources: dict[str, tuple[str, ...]] = {}

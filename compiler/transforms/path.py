@@ -34,12 +34,12 @@ def path(graph: Graph, at: Paths, branches: int = 2, how: How = "sum", seed: int
 
     Contract: exact. `merge_paths` is the way back.
 
-    at: the linear and convolution layers, transposed ones too. The branches of `conv1` are `conv1.0`, `conv1.1`, …,
-        layers like any other: apply it to one of them for branches of branches, or deepen them.
-    branches: how many.
-    how: `sum`, branches with equal parts of the weights, added; `average`, branches with the same weights, added and
-        divided by their number; `concat`, branches that each give some of the output's channels, one after the other.
-    seed: for parameters without data.
+    - at: the linear and convolution layers, transposed ones too. The branches of `conv1` are `conv1.0`, `conv1.1`, …,
+      layers like any other: apply it to one of them for branches of branches, or deepen them.
+    - branches: how many.
+    - how: `sum`, branches with equal parts of the weights, added; `average`, branches with the same weights, added and
+      divided by their number; `concat`, branches that each give some of the output's channels, one after the other.
+    - seed: for parameters without data.
 
     Refuses a `concat` of grouped convolutions, whose groups read other channels, and of more branches than channels;
     of patterns, such layers are left out and noted.

@@ -44,23 +44,22 @@ def prune(
     one layer and the columns of the next, the gains and statistics of norms. A unit is a whole head where an axis
     consists of heads, a whole group where it consists of groups, else a channel. Inputs and outputs keep their shapes.
 
-    Contract: `alters`.
+    Contract: alters.
 
-    Options:
-        at: the layers whose outputs are cut. A dimension is cut where all layers that make it are named: those of a
-            residual stream all together.
-        ratio: the share of units that goes, 0.5 where neither this nor a limit is given.
-        limit: instead of a ratio, what the result may cost for one example (`macs <= 24 M`; also `parameters`,
-            `activations`, `peak`, `bytes`): as few units go as meet it.
-        score: what is kept: what has large numbers (`l1`, `l2`), large gains in batch norms (`batch_norm`), or to what
-            the outputs are sensitive (`taylor`, with `calibration` data; Molchanov et al., 2019). Scores of a unit at
-            several places are averaged (Fang et al., "DepGraph", 2023).
-        scope: `uniform`, the same share of every dimension; or `global`, one ranking of the units of all of them, by
-            scores relative to the mean of their dimension. At least one unit of each is kept.
-        divisor: sizes that remain are multiples of this, in elements; rounded down, but not to nothing.
-        within: cut inside units too: the features of a head, the channels of a group.
-        calibration, samples: examples for `taylor`, and how many; random ones where there are none.
-        seed: of the numbers of parameters without data.
+    - at: the layers whose outputs are cut. A dimension is cut where all layers that make it are named: those of a
+      residual stream all together.
+    - ratio: the share of units that goes, 0.5 where neither this nor a limit is given.
+    - limit: instead of a ratio, what the result may cost for one example (`macs <= 24 M`; also `parameters`,
+      `activations`, `peak`, `bytes`): as few units go as meet it.
+    - score: what is kept: what has large numbers (`l1`, `l2`), large gains in batch norms (`batch_norm`), or to what
+      the outputs are sensitive (`taylor`, with `calibration` data; Molchanov et al., 2019). Scores of a unit at several
+      places are averaged (Fang et al., "DepGraph", 2023).
+    - scope: `uniform`, the same share of every dimension; or `global`, one ranking of the units of all of them, by
+      scores relative to the mean of their dimension. At least one unit of each is kept.
+    - divisor: sizes that remain are multiples of this, in elements; rounded down, but not to nothing.
+    - within: cut inside units too: the features of a head, the channels of a group.
+    - calibration, samples: examples for `taylor`, and how many; random ones where there are none.
+    - seed: of the numbers of parameters without data.
 
     Refuses what nothing can be taken out of, with the nodes that hold it, and limits that cannot be met.
     """

@@ -36,9 +36,6 @@ def scale(
 ) -> Outcome:
     """The model with other widths, depths and resolution, by given factors or to meet a budget.
 
-    Contract: `alters`. The structure, the inputs' ranks and the outputs' types stay, but for the size of pictures.
-    Parameters are drawn anew by their initialisers, unless `inherit`.
-
     - `width`: a factor for the channels between blocks. They are rounded to a multiple of `divisor` as MobileNetV2 does
       (the nearest, but not less than nine tenths), or to a whole number of heads. Channels inside blocks keep their
       ratio to the block's input or output where all blocks of a kind have the same; others are scaled on their own.
@@ -69,6 +66,9 @@ def scale(
 
     Costs that fall where a knob rises are not looked for. Refuses: limits that no point meets, with the smallest (or
     largest) that is reached and what holds it there; factors that change nothing.
+
+    Contract: alters. The structure, the inputs' ranks and the outputs' types stay, but for the size of pictures.
+    Parameters are drawn anew by their initialisers, unless `inherit`.
     """
     policy = Policy(divisor, stem, head, grow, None if heads is None else _exact(heads), tuple(channels or ()))
     space = Space(graph, policy, depth_rounding, tuple(repeats or ()), limits)

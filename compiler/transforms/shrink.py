@@ -32,13 +32,13 @@ def shrink(
     Contract: exact where what goes adds nothing, and without `by`, always. Else it alters: inputs, outputs and the
     numbers of what stays are preserved.
 
-    at: the layers whose units go, as in `widen`; or, of `depth`, the blocks.
-    by: how many times fewer there are to be, rounded: 2 leaves half. None: whatever adds nothing goes.
-    of: `width`: units with the same numbers wherever they are made become one, and where they are summed over their
-        weights are added. Where that is not enough, what is left is pruned by the norm of its weights (`prune`).
-        `depth`: blocks that are the identity go. Where that is not enough, further ones at regular distances, from
-        each stage alike, of those that keep the shape of their input.
-    seed: for parameters without data.
+    - at: the layers whose units go, as in `widen`; or, of `depth`, the blocks.
+    - by: how many times fewer there are to be, rounded: 2 leaves half. None: whatever adds nothing goes.
+    - of: `width`: units with the same numbers wherever they are made become one, and where they are summed over their
+      weights are added. Where that is not enough, what is left is pruned by the norm of its weights (`prune`). `depth`:
+      blocks that are the identity go. Where that is not enough, further ones at regular distances, from each stage
+      alike, of those that keep the shape of their input.
+    - seed: for parameters without data.
     """
     if by is not None and by <= 1:
         raise Refusal(f"shrink makes models smaller, not {by:g} times as small", option="by", fix="by = 2")

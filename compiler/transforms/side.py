@@ -46,22 +46,21 @@ def side(
     projected back and passed to a copy of what follows the model's blocks. Everything of the model stands below its
     name, everything else below `side`.
 
-    Contract: `alters`; with `init = zeros` `exact`, where the last projection gives 0 and is added to what the model's
+    Contract: alters; with `init = zeros` `exact`, where the last projection gives 0 and is added to what the model's
     last block gives. Checked on the graph, for every result: no way back from the outputs leads to a node of the model.
     (Its batch norms, in training, still take the statistics of batches.)
 
-    Source: Sung, Cho and Bansal, "LST: ladder side-tuning for parameter and memory efficient transfer learning" (2022),
-    section 3.
-
-    Options:
-        at: the blocks that the side network has copies of.
-        reduction: how many times narrower it is: of every dimension that can be cut, one in so many units is kept.
-        numbers: those of the copy: of the model's largest units (`pruned`, section 3.2), or new.
-        init: of the last projection: `fresh`, or `zeros` that are added to the model's own.
-        head: whether the copy of what follows the blocks is trained, or has the frozen parameters of the model.
-        seed: what new numbers are drawn with.
+    - at: the blocks that the side network has copies of.
+    - reduction: how many times narrower it is: of every dimension that can be cut, one in so many units is kept.
+    - numbers: those of the copy: of the model's largest units (`pruned`, section 3.2), or new.
+    - init: of the last projection: `fresh`, or `zeros` that are added to the model's own.
+    - head: whether the copy of what follows the blocks is trained, or has the frozen parameters of the model.
+    - seed: what new numbers are drawn with.
 
     Refuses a reduction below 2, and models without blocks or with nothing that can be narrower.
+
+    Source: Sung, Cho and Bansal, "LST: ladder side-tuning for parameter and memory efficient transfer learning" (2022),
+    section 3.
     """
     if reduction < 2:
         raise Refusal(f"a side network {reduction} times narrower is not smaller", option="reduction", fix="8")

@@ -44,19 +44,18 @@ def sparsify(
     With the same scores a higher ratio hides all that a lower one does, so that masks of several ratios are nested (as
     in DRESS: Qu et al., 2022).
 
-    Contract: `alters`. Shapes, and all weights that are not hidden, stay.
+    Contract: alters. Shapes, and all weights that are not hidden, stay.
 
-    Options:
-        at: weights, or layers.
-        ratio: the share of numbers that become zero, 0.5 where neither this nor a pattern is given.
-        pattern: `"2:4"`, that of each 4 numbers in a row along the inputs of a layer 2 stay (Mishra et al.,
-            "Accelerating sparse deep neural networks", 2021).
-        score: what stays: what is large (`l1`; `l2` ranks alike), to what the outputs are sensitive (`taylor`), or
-            what has the largest given numbers.
-        scope: the ratio is that of each weight (`uniform`), of each row of each (`row`: as many in each output), or of
-            all together (`global`).
-        calibration, samples: examples for `taylor`, and how many; random ones where there are none.
-        seed: of the numbers of parameters without data.
+    - at: weights, or layers.
+    - ratio: the share of numbers that become zero, 0.5 where neither this nor a pattern is given.
+    - pattern: `"2:4"`, that of each 4 numbers in a row along the inputs of a layer 2 stay (Mishra et al., "Accelerating
+      sparse deep neural networks", 2021).
+    - score: what stays: what is large (`l1`; `l2` ranks alike), to what the outputs are sensitive (`taylor`), or what
+      has the largest given numbers.
+    - scope: the ratio is that of each weight (`uniform`), of each row of each (`row`: as many in each output), or of
+      all together (`global`).
+    - calibration, samples: examples for `taylor`, and how many; random ones where there are none.
+    - seed: of the numbers of parameters without data.
 
     Refuses a pattern for weights whose inputs are no multiple of its length; without `at` it leaves those whole, and
     says so.

@@ -62,30 +62,30 @@ def stitch(
     convolution where they are not the last axis); where the space differs, the value is resampled, where it shrinks
     by whole factors by the layer's stride. All models must have the same inputs: a member has those of the family.
 
-    Contract: `alters`. What is exact: an anchor is the model it was, and with `init = plain` a model that goes over
-    into itself where it was left is that model.
+    Contract: alters. What is exact: an anchor is the model it was, and with `init = plain` a model that goes over into
+    itself where it was left is that model.
+
+    - at: the blocks after which a member may leave a model, and before which it may enter one; all of them.
+    - direction: `forward`, from a model to later ones of the call, `backward`, or `both` (Pan et al., 2023b).
+    - init: `plain`, no layer where the types agree, and an identity where channels must be cut or added; `identity`;
+      the name of an initialiser; or `lstsq(calib, samples = 100, ridge = 1e-6)`, the linear map that brings the
+      features of one model closest to those of the other.
+    - pairs: `windows`, every block of one model into every block of the other in the same sliding window, or `depth`,
+      equal relative depth only.
+    - window, stride: size and step of the sliding window, in blocks of the deeper model. With 2 and 1, DeiT-Ti, -S and
+      -B of 12 blocks each make 3 anchors and 2 · 34 stitches: the 71 members of Pan et al., 2023, in their order.
+    - nearest: join neighbours in the call only.
+    - crossings: the most junctions of a member. With `direction = both`, `pairs = depth` and 2, two models make the
+      paths of Pan et al., 2023b: there and back again.
+    - resample: whether models may be joined where their space differs.
+    - rank: with a number above 0, stitching layers have a low-rank update, 0 at first, and their weights are frozen
+      (Pan et al., 2023b).
+    - seed: of what is drawn.
 
     Refuses fewer than two models, models without blocks, of different inputs, and those between which no junction is
     found, with what stands in its way.
 
-    at: the blocks after which a member may leave a model, and before which it may enter one; all of them.
-    direction: `forward`, from a model to later ones of the call, `backward`, or `both` (Pan et al., 2023b).
-    init: `plain`, no layer where the types agree, and an identity where channels must be cut or added; `identity`; the
-        name of an initialiser; or `lstsq(calib, samples = 100, ridge = 1e-6)`, the linear map that brings the features
-        of one model closest to those of the other.
-    pairs: `windows`, every block of one model into every block of the other in the same sliding window, or `depth`,
-        equal relative depth only.
-    window, stride: size and step of the sliding window, in blocks of the deeper model. With 2 and 1, DeiT-Ti, -S and
-        -B of 12 blocks each make 3 anchors and 2 · 34 stitches: the 71 members of Pan et al., 2023, in their order.
-    nearest: join neighbours in the call only.
-    crossings: the most junctions of a member. With `direction = both`, `pairs = depth` and 2, two models make the paths
-        of Pan et al., 2023b: there and back again.
-    resample: whether models may be joined where their space differs.
-    rank: with a number above 0, stitching layers have a low-rank update, 0 at first, and their weights are frozen (Pan
-        et al., 2023b).
-    seed: of what is drawn.
-
-    Sources: Pan, Cai and Zhuang, "Stitchable Neural Networks", CVPR 2023, §3.3; Pan et al., "Stitched ViTs are Flexible
+    Source: Pan, Cai and Zhuang, "Stitchable Neural Networks", CVPR 2023, §3.3; Pan et al., "Stitched ViTs are Flexible
     Vision Backbones", 2023, §3 (2023b); Shi et al., "Building Variable-sized Models via Learngene Pool", AAAI 2024.
     """
     anchors = _anchors(models, at)

@@ -29,13 +29,13 @@ def widen(graph: Graph, at: Paths = "*", by: float = 2.0, fresh: bool = False, s
     layer). Statistics (layer, root-mean-square and group norms, averages) stay where every unit is there equally often,
     as with a whole `by`; a dimension for which that cannot be is left alone.
 
-    at: the layers or parameters whose units are repeated: those that they give, with all that is tied to them. All of
-        a model by default. What is asked for by its own path and cannot be is refused; of patterns, it is left out and
-        noted.
-    by: how many times as many units, rounded: 2, 1.5. Which are there once more is drawn from `seed`.
-    fresh: give units that are new numbers of their own, from the initialisers, and weights of 0 where they are read.
-        Norms over them would see them, so such dimensions stay.
-    seed: for what is drawn.
+    - at: the layers or parameters whose units are repeated: those that they give, with all that is tied to them. All of
+      a model by default. What is asked for by its own path and cannot be is refused; of patterns, it is left out and
+      noted.
+    - by: how many times as many units, rounded: 2, 1.5. Which are there once more is drawn from `seed`.
+    - fresh: give units that are new numbers of their own, from the initialisers, and weights of 0 where they are read.
+      Norms over them would see them, so such dimensions stay.
+    - seed: for what is drawn.
 
     Source: Chen, Goodfellow, Shlens, Net2Net: Accelerating Learning via Knowledge Transfer, 2016, section 2.2.
     """
