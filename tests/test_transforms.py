@@ -311,10 +311,18 @@ def test_no_transform_has_the_name_of_a_pass() -> None:
 
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
 def test_every_transform_is_documented(name: str) -> None:
-    doc = TRANSFORMS[name].doc
+    """What it does, `Contract: …`, options as `- name: …` or `- name, other: …`, `Refuses …`, `Source: …`."""
     assert 20 < len(TRANSFORMS[name].summary) < 240, name
-    missing = [o for o in TRANSFORMS[name].options.model_fields if not re.search(rf"\b{o}\b", doc)]
-    assert not missing, f"{name} does not say what {', '.join(missing)} is"
+    parts = TRANSFORMS[name].doc.split("\n\n")
+    beginnings = ("Contract: ", "- ", "Refuses ", "Source: ")
+    kinds = [next((b for b in beginnings if part.startswith(b)), "") for part in parts[1:]]
+    told = [k for k in kinds if k]
+    assert told == [b for b in beginnings if b in told], f"{name}: in another order, or twice"
+    assert "Contract: " in told, name
+    assert "" not in kinds[kinds.index("Contract: ") :], f"{name}: what it does comes first"
+    listed = re.findall(r"^- (.+?):", parts[1 + kinds.index("- ")], re.MULTILINE) if "- " in told else []
+    named = [option for line in listed for option in line.split(", ")]
+    assert sorted(named) == sorted(TRANSFORMS[name].options.model_fields)
 
 
 @pytest.mark.parametrize("name", sorted(WORDS))

@@ -37,7 +37,7 @@ def adapter(
 ) -> Outcome:
     """Add a bottleneck to what each branch of a block makes, before it is added: f becomes f + up(act(down(f))), with
     the parameters `<block>.adapter.down` and `.up`. Where a block is no sum of its input and what it makes of it, its
-    output gets one. After Houlsby et al., Parameter-Efficient Transfer Learning for NLP, 2019, §2.1.
+    output gets one.
 
     Contract: exact, since `up` is zero at first.
 
@@ -48,6 +48,8 @@ def adapter(
     - seed: for the numbers of `down`.
 
     Refuses values of which no axis is one of features: the last one, or that after the batch's.
+
+    Source: Houlsby et al., "Parameter-efficient transfer learning for NLP" (2019), section 2.1.
     """
     found, analysis = spine(graph), analyse(graph)
     edit = graph.edit("adapter")

@@ -23,10 +23,13 @@ def align(
 
     Contract: exact.
 
-    - method: `weight_matching` (Ainsworth et al., 2023, §3.2) or `activation_matching(calibration)` (§3.1).
+    - method: `weight_matching` or `activation_matching(calibration)`.
     - seed: for the order in which classes are looked at, and for parameters without numbers.
 
     Refuses a model of another architecture.
+
+    Source: Ainsworth et al., "Git Re-Basin: merging models modulo permutation symmetries" (2023), sections 3.2
+    (weights) and 3.1 (activations).
     """
     first, own = (analyse(with_numbers(m, seed)) for m in (to, graph))
     maps = method.maps(first, own, seed)

@@ -36,8 +36,8 @@ def compose(
     seed: int = 0,
 ) -> Outcome:
     """Add to a model what others, tuned from it, differ from it by: of each difference those numbers that are largest
-    in the whole model, and nothing of the rest. Differences add up, in any order (Ansell et al., Composable Sparse
-    Fine-Tuning, 2022, §3).
+    in the whole model, and nothing of the rest. Differences add up, in any order. The notes say what is stored, and how
+    many numbers two differences both change.
 
     Contract: alters, and exact where nothing differs. Shapes and parameters are those of the base.
 
@@ -49,8 +49,9 @@ def compose(
     - freeze: with `overlay`, the base is no longer trained.
     - seed: for parameters without numbers.
 
-    Refuses models that are not one architecture, no tuned model, and a density that is no share. The notes say what is
-    stored, and how many numbers two differences both change.
+    Refuses models that are not one architecture, no tuned model, and a density that is no share.
+
+    Source: Ansell et al., "Composable sparse fine-tuning for cross-lingual transfer" (2022), section 3.
     """
     if not tuned:
         raise Refusal("no model is given that differs from the base", fix="compose(base, tuned)")

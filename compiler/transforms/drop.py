@@ -53,17 +53,19 @@ def drop(
     - by: how many go.
     - limit: what the rest may cost for one example (`macs <= 1 G`; also `parameters`, `activations`, `peak`).
     - score: how much the model would miss each. `similarity`: the cosine of the angle between what it gets and what it
-      gives, averaged over positions of the calibration data, taken from 1 (He et al., "What matters in transformers?
-      Not all attention is needed", 2024). `output`: by how much the outputs change where it alone is missing, squared,
-      relative to them (Zhang et al., "LAPTOP-Diff", 2024). Or numbers by path.
+      gives, averaged over positions of the calibration data, taken from 1. `output`: by how much the outputs change
+      where it alone is missing, squared, relative to them. Or numbers by path.
     - method: `rank`, the lowest scores first; `contiguous`, a run of neighbours, by the angle between what the first
-      gets and the last gives (Gromov et al., "The unreasonable ineffectiveness of the deeper layers", 2024) or the sum
-      of other scores; `knapsack`, of all choices that meet the limit the one with the least sum of scores, exactly
-      (LAPTOP-Diff).
+      gets and the last gives or the sum of other scores; `knapsack`, of all choices that meet the limit the one with
+      the least sum of scores, exactly.
     - calibration, samples: examples to measure on, and how many; random ones where there are none.
     - seed: of random examples, and of the numbers of parameters without data.
 
     Refuses patterns that name what cannot go, more than there are, and limits out of reach.
+
+    Source: He et al., "What matters in transformers? Not all attention is needed" (2024), for `similarity`; Gromov et
+    al., "The unreasonable ineffectiveness of the deeper layers" (2024), for `contiguous`; Zhang et al., "LAPTOP-Diff"
+    (2024), for `output` and `knapsack`.
     """
     if by is not None and limit is not None:
         raise Refusal("give a number or a limit, not both", option="limit")

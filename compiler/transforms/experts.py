@@ -41,28 +41,28 @@ def experts(
     """Make mixtures of experts of feed-forward parts: linear layers, what treats each hidden unit alone, and the linear
     layer that sums over them, wherever they are.
 
-    - `how = partition`: each expert has an equal share of the hidden units. All together they are the part they came
-      from; with `top_k` less than `count` a new router chooses some for each token, whose outputs weigh `top_k` in
-      all: each 1 where the router is undecided (Zhang et al., MoEfication, 2022; Cai et al., Read-ME, 2024).
-    - `how = views`: the same with weights that are slices of the one part's, so that no parameters are added but a
-      router's. With `depth` > 1 the whole part is applied so many times too, each time to its input and what it gave
-      before, and a new gate blends both ways for each token (VersatileFFN, 2025).
-    - `how = upcycle`: each expert is a copy of the whole part, and a new router weighs the `top_k` (2) best of them, in
-      all 1 (Komatsuzaki et al., Sparse Upcycling, 2023).
-
     Every expert computes every token, and most outputs may weigh nothing.
 
     Contract: exact for copies, and for shares where all count 1; else alters. Shapes are kept.
 
     - at: feed-forward parts, by their paths or by those of their nodes; all that consist of linear layers.
     - count: of experts.
+    - how: `partition`, each expert has an equal share of the hidden units. All together they are the part they came
+      from; with `top_k` less than `count` a new router chooses some for each token, whose outputs weigh `top_k` in all:
+      each 1 where the router is undecided. `views`, the same with weights that are slices of the one part's, so that no
+      parameters are added but a router's. `upcycle`, each expert is a copy of the whole part, and a new router weighs
+      the `top_k` (2) best of them, in all 1.
     - top_k: how many a token has. Without it, or where it is `count`, shares have no router.
     - router: one for each part, or `first`: one alone, which reads what enters the first block that is changed, so that
       all routes are known before it runs (Read-ME).
-    - depth: see `views`.
+    - depth: with `views`, how many times the whole part is applied, each time to its input and what it gave before; a
+      new gate blends this and what the experts give, for each token.
     - seed: for the numbers of routers.
 
     Refuses parts with convolutions, with fewer hidden units than experts, and one router for inputs of other sizes.
+
+    Source: Zhang et al., MoEfication (2022), and Cai et al., Read-ME (2024), for shares; VersatileFFN (2025) for views;
+    Komatsuzaki et al., "Sparse upcycling" (2023), for copies.
     """
     parts = _suited(graph, at, count, top_k, depth, how)
     used = {r.parameter for p in parts for n in p.nodes for r in graph.nodes[n].refs if isinstance(r, ParameterRef)}

@@ -26,7 +26,7 @@ def lora(
 
     The sum is an expression over the parameters `<layer>.lora_a` [rank, in] and `<layer>.lora_b` [out, rank] (of a
     convolution, `in` are the channels and the kernel together); `fold_weights` makes one weight of it again. A weight
-    that several layers share is adapted once, for all of them. After Hu et al., LoRA, 2021, §4.1.
+    that several layers share is adapted once, for all of them.
 
     Contract: exact, since b is zero at first.
 
@@ -37,6 +37,8 @@ def lora(
     - seed: for the numbers of `a`, uniform with a bound of 1 / √in.
 
     Refuses patterns that name no such weight, and weights that are expressions already: `fold_weights` them first.
+
+    Source: Hu et al., "LoRA: low-rank adaptation of large language models" (2021), section 4.1.
     """
     edit = graph.edit("lora")
     new: set[str] = set()

@@ -37,22 +37,22 @@ def parallelize(
 ) -> Outcome:
     """Let residual parts that stand one after the other read the same value, and add all that they make of it.
 
-    - `how = blocks`: y = (1 + f2)(1 + f1) x becomes x + f1(x) + f2(x) for neighbouring blocks: the expansion of the
-      stack without the products of two branches and more (Bermeitinger et al., Make Deep Networks Shallow Again, 2023;
-      On residual network depth, 2025).
-    - `how = sublayers`: within each block, as attention and feed-forward half: x + a(x) + m(x + a(x)) becomes
-      x + a(x) + m(x) (Zhong et al., A Neural ODE Interpretation of Transformer Layers, 2022).
-
     Contract: alters. Parameters, shapes and work stay; the notes say how many terms are dropped, and how far the result
     is from the model on a probe. It is the same function where branches are linear and their products vanish.
 
     - at: blocks.
+    - how: `blocks`, y = (1 + f2)(1 + f1) x becomes x + f1(x) + f2(x) for neighbouring blocks: the expansion of the
+      stack without the products of two branches and more. `sublayers`, within each block, as attention and feed-forward
+      half: x + a(x) + m(x + a(x)) becomes x + a(x) + m(x).
     - by: how many neighbours stand side by side; 0 for all of a run.
     - merge: make branches that are two layers around hidden units one wide branch (exact, as they now read the same).
     - seed: for the numbers of the probe.
 
     Refuses blocks named that are no sum of their input and what they make of it (a rectifier after the sum, a new
     width), and where no two stand together. Of all `blocks` those are left as they are.
+
+    Source: Bermeitinger et al., "Make deep networks shallow again" (2023), and "On residual network depth" (2025);
+    Zhong et al., "A neural ODE interpretation of transformer layers" (2022), for sublayers.
     """
     found = spine(graph)
     stacks = _sublayers(found, at) if how == "sublayers" else _blocks(found, at, by)

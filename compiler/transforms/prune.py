@@ -52,8 +52,7 @@ def prune(
     - limit: instead of a ratio, what the result may cost for one example (`macs <= 24 M`; also `parameters`,
       `activations`, `peak`, `bytes`): as few units go as meet it.
     - score: what is kept: what has large numbers (`l1`, `l2`), large gains in batch norms (`batch_norm`), or to what
-      the outputs are sensitive (`taylor`, with `calibration` data; Molchanov et al., 2019). Scores of a unit at several
-      places are averaged (Fang et al., "DepGraph", 2023).
+      the outputs are sensitive (`taylor`, with `calibration` data). Scores of a unit at several places are averaged.
     - scope: `uniform`, the same share of every dimension; or `global`, one ranking of the units of all of them, by
       scores relative to the mean of their dimension. At least one unit of each is kept.
     - divisor: sizes that remain are multiples of this, in elements; rounded down, but not to nothing.
@@ -62,6 +61,9 @@ def prune(
     - seed: of the numbers of parameters without data.
 
     Refuses what nothing can be taken out of, with the nodes that hold it, and limits that cannot be met.
+
+    Source: Fang et al., "DepGraph: towards any structural pruning" (2023); Molchanov et al., "Importance estimation for
+    neural network pruning" (2019), for `taylor`.
     """
     if ratio is not None and limit is not None:
         raise Refusal("give a ratio or a limit, not both", option="limit")

@@ -33,8 +33,8 @@ def recompute_statistics(
     """Compute the running mean and variance of every batch norm anew, from examples.
 
     Each has the statistics of what reaches it once those before it are right: those of one batch with all examples. A
-    mean of models needs it, whose features vary less than theirs did (REPAIR: Jordan et al., 2023; Izmailov et al.,
-    2018, §3.2). A norm that is called several times gets the mean of what its calls see.
+    mean of models needs it, whose features vary less than theirs did. A norm that is called several times gets the mean
+    of what its calls see.
 
     Contract: alters. All else stays as it is: no other parameter changes.
 
@@ -42,6 +42,9 @@ def recompute_statistics(
     - samples: how many of them; all run at once.
 
     Refuses a model without batch norms, or with statistics that are no parameters.
+
+    Source: Jordan et al., "REPAIR" (2023); Izmailov et al., "Averaging weights leads to wider optima" (2018), section
+    3.2.
     """
     norms = [n for n in graph.nodes.values() if n.op.name == "batch_norm"]
     if not norms:

@@ -36,39 +36,47 @@ def scale(
 ) -> Outcome:
     """The model with other widths, depths and resolution, by given factors or to meet a budget.
 
-    - `width`: a factor for the channels between blocks. They are rounded to a multiple of `divisor` as MobileNetV2 does
-      (the nearest, but not less than nine tenths), or to a whole number of heads. Channels inside blocks keep their
-      ratio to the block's input or output where all blocks of a kind have the same; others are scaled on their own.
-      `stem` and `head` say what happens before the first block and after the last: `scaled`, `kept`, or `wider` (scaled
-      only where they grow).
-    - Heads and groups: their number is scaled, not their size; with `grow = head_size` it is the size of heads.
-      `heads` is a factor for the number of heads alone, apart from `width`.
-    - `depth`: a factor for the blocks of each stage (a run of blocks with outputs of one shape), rounded as
-      `depth_rounding` says, at least one. New blocks are copies; the last ones go first; what changes the shape stays.
-    - `resolution`: the height of pictures in pixels, or a list of all sides. Tables of positions change with it.
-    - `repeats`: blocks of each stage, `channels`: those of each stage's output, both before factors.
-
     Limits are of `macs`, `flops` (2 · MACs), `parameters`, `weights` (bytes of parameters and buffers), `activations`
     (bytes of all nodes' outputs), `peak` (most bytes alive at once), `heads` (all heads of all attentions), and of
     `width`, `depth` and `resolution` themselves, as `netc cost` counts them for one example; `==` is within 1 %. A
     symbol of the model is given as `T == 128`, which is what symbols are where nothing is said; the batch is 1.
 
     What is not given is found: a point that meets all limits and reaches 99 % of an upper one, if there is such a
-    point. Of those, by `method`:
-
-    - `order`: with the largest value of the first of `prefer`, of these with the largest of the second, and so on
-      (`[resolution, depth, width]` if not given; a knob that `prefer` leaves out stays). No knob goes above 1 where the
-      model as it is meets the limits from below, and is too costly; none goes below 1 where it is not too costly.
-    - `compound`: depth 1.2 ^ φ and resolution 1.15 ^ φ, where the budget is 2 ^ φ times the cost; then the largest
-      width. Source: Tan and Le, "EfficientNet" (ICML 2019), section 3.3.
-    - `tiny`: resolution and depth on the line through the published TinyNets A to E, over the ratio of MACs; then the
-      largest width. Source: Han et al., "Model Rubik's Cube" (NeurIPS 2020), section 3.
-
-    Costs that fall where a knob rises are not looked for. Refuses: limits that no point meets, with the smallest (or
-    largest) that is reached and what holds it there; factors that change nothing.
+    point; of those the one that `method` says. Costs that fall where a knob rises are not looked for.
 
     Contract: alters. The structure, the inputs' ranks and the outputs' types stay, but for the size of pictures.
     Parameters are drawn anew by their initialisers, unless `inherit`.
+
+    - limits: what the result may cost, or is to.
+    - width: a factor for the channels between blocks. They are rounded to a multiple of `divisor`, or to a whole number
+      of heads. Channels inside blocks keep their ratio to the block's input or output where all blocks of a kind have
+      the same; others are scaled on their own.
+    - depth: a factor for the blocks of each stage (a run of blocks with outputs of one shape). New blocks are copies;
+      the last ones go first; what changes the shape stays.
+    - resolution: the height of pictures in pixels, or a list of all sides. Tables of positions change with it.
+    - heads: a factor for the number of heads alone, apart from `width`.
+    - repeats: blocks of each stage, before factors.
+    - channels: those of each stage's output, before factors.
+    - prefer: which knobs `order` is to make large, the first one first: `[resolution, depth, width]` if not given. One
+      that is left out stays.
+    - method: `order`, the largest value of the first of `prefer`, of these the largest of the second, and so on; no
+      knob goes above 1 where the model as it is meets the limits from below, and is too costly, and none below 1 where
+      it is not too costly. `compound`, depth 1.2 ^ φ and resolution 1.15 ^ φ, where the budget is 2 ^ φ times the cost;
+      then the largest width. `tiny`, resolution and depth on the line through the published TinyNets A to E, over the
+      ratio of MACs; then the largest width.
+    - divisor: channels are multiples of it, as in MobileNetV2: the nearest, but not less than nine tenths.
+    - resolution_divisor: resolutions that are looked for are multiples of it.
+    - depth_rounding: of the number of blocks of a stage, which is at least one.
+    - stem, head: what happens before the first block, and after the last: `scaled`, `kept`, or `wider` (scaled only
+      where they grow).
+    - grow: whether the number of `heads` and groups is scaled, or the `head_size`.
+    - inherit: keep the numbers of what stays.
+
+    Refuses limits that no point meets, with the smallest (or largest) that is reached and what holds it there, and
+    factors that change nothing.
+
+    Source: Tan and Le, "EfficientNet" (ICML 2019), section 3.3, for `compound`; Han et al., "Model Rubik's cube"
+    (NeurIPS 2020), section 3, for `tiny`.
     """
     policy = Policy(divisor, stem, head, grow, None if heads is None else _exact(heads), tuple(channels or ()))
     space = Space(graph, policy, depth_rounding, tuple(repeats or ()), limits)

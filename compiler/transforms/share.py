@@ -35,23 +35,24 @@ def share(
     seed: int = 0,
 ) -> Outcome:
     """Let layers read their weights from stores, so that the model has as many parameters as it is given, and computes
-    as much as before (Plummer et al., Neural Parameter Allocation Search, 2022).
-
-    - `how = tile`: the weights of a store's layers are laid one after the other round the store, which begins again
-      where it ends. A number that stands for several is their mean: the nearest to all of them.
-    - `how = templates`: layers of one shape mix the same templates, each with coefficients of its own. Templates and
-      coefficients are the best for the weights as they are, by singular values in float64.
+    as much as before.
 
     Contract: exact where the stores are as large as what is read from them, or have a template for each layer; else
     alters: shapes and work are kept.
 
     - limit: `parameters <= 5 M`: of the whole model, with what is not in stores; `==` for just as many.
     - at: weights, by their paths or by those of their layers; all of linear and convolution layers.
+    - how: `tile`, the weights of a store's layers are laid one after the other round the store, which begins again
+      where it ends; a number that stands for several is their mean, the nearest to all of them. `templates`, layers of
+      one shape mix the same templates, each with coefficients of its own; both are the best for the weights as they
+      are, by singular values in float64.
     - stores: one for all layers, one for each shape, or one for each layer. Templates have one for each shape.
     - seed: for parameters without numbers.
 
     Refuses a number that the other parameters alone exceed, one that is no multiple of templates where it is to be met
     exactly, and one that is more than the model has.
+
+    Source: Plummer et al., "Neural parameter allocation search" (2022).
     """
     if limit.quantity not in ("parameters", "params"):
         raise Refusal("stores are given a number of parameters", option="limit", fix="parameters <= 1 M")

@@ -39,6 +39,8 @@ def shrink(
       blocks that are the identity go. Where that is not enough, further ones at regular distances, from each stage
       alike, of those that keep the shape of their input.
     - seed: for parameters without data.
+
+    Refuses dimensions that may not change, of which no units are copies; and blocks of which none can go.
     """
     if by is not None and by <= 1:
         raise Refusal(f"shrink makes models smaller, not {by:g} times as small", option="by", fix="by = 2")

@@ -41,15 +41,13 @@ def sparsify(
     """The model with weights of linear and convolution layers multiplied by masks: buffers of truths beside them,
     `fc.mask` for `fc.weight`. Training keeps what they hide at zero; folding constants (`-O1`) multiplies them in.
 
-    With the same scores a higher ratio hides all that a lower one does, so that masks of several ratios are nested (as
-    in DRESS: Qu et al., 2022).
+    With the same scores a higher ratio hides all that a lower one does, so that masks of several ratios are nested.
 
     Contract: alters. Shapes, and all weights that are not hidden, stay.
 
     - at: weights, or layers.
     - ratio: the share of numbers that become zero, 0.5 where neither this nor a pattern is given.
-    - pattern: `"2:4"`, that of each 4 numbers in a row along the inputs of a layer 2 stay (Mishra et al., "Accelerating
-      sparse deep neural networks", 2021).
+    - pattern: `"2:4"`, that of each 4 numbers in a row along the inputs of a layer 2 stay.
     - score: what stays: what is large (`l1`; `l2` ranks alike), to what the outputs are sensitive (`taylor`), or what
       has the largest given numbers.
     - scope: the ratio is that of each weight (`uniform`), of each row of each (`row`: as many in each output), or of
@@ -59,6 +57,9 @@ def sparsify(
 
     Refuses a pattern for weights whose inputs are no multiple of its length; without `at` it leaves those whole, and
     says so.
+
+    Source: Mishra et al., "Accelerating sparse deep neural networks" (2021), for patterns; Qu et al., DRESS (2022), for
+    nested masks.
     """
     if ratio is not None and pattern is not None:
         raise Refusal("give a ratio or a pattern, not both", option="pattern")

@@ -38,9 +38,8 @@ def tie(
     """Let blocks of the same shape, or layers, share their weights: one parameter that each of them reads.
 
     With a `rank`, every depth adds a product of that rank of its own, `<layer>.lora_b @ <layer>.lora_a`: the best one
-    for the difference between the weight it had and the shared one, by singular values in float64 (Bae et al., Relaxed
-    Recursive Transformers, 2024). Without, depths share as they are (Azadbakht et al., Inter-layer
-    Kernel-sharing, 2022). Statistics of normalisations are never shared.
+    for the difference between the weight it had and the shared one, by singular values in float64. Without, depths
+    share as they are. Statistics of normalisations are never shared.
 
     Contract: exact where the rank is full; else alters. Shapes and work are kept, but for the products'; the notes say
     how many parameters are left, and how much of the differences the products keep.
@@ -55,6 +54,9 @@ def tie(
     - seed: for parameters without numbers.
 
     Refuses blocks and layers of which no two have the same shape, and says how the first two differ.
+
+    Source: Bae et al., "Relaxed recursive transformers" (2024); without products, Azadbakht et al., inter-layer kernel
+    sharing (2022).
     """
     tying = _Tying(graph, graph.edit("tie"), to, rank, seed)
     groups = _groups(graph, at, own)
