@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from .graph import Edit, Graph, Input, Node, ParameterRef, Ref, Value
+from .graph import Edit, Graph, Input, ParameterRef, Ref, Value
+from .paths import above
 
 
 def place(
@@ -45,7 +46,7 @@ def place(
         done[ref] = ParameterRef(new)
         return done[ref]
 
-    placed: list[Node] = []
+    used: set[str] = set()
     for node in graph.nodes.values():
         absent = isinstance(node.op, Input) or (nodes is not None and node.path not in nodes)
         if absent or all(v in given for v in node.values):
@@ -53,9 +54,8 @@ def place(
         inputs = [None if i is None else moved(i) for i in node.inputs]
         new = edit.add(path(node.path), node.op, *inputs, phase=node.phase, origin=node.origin)
         done.update({v: w for v, w in zip(node.values, new.values, strict=True) if v not in given})
-        placed.append(node)
+        used |= {"", *above(node.path)}
     for scope in graph.scopes.values():
-        inner = f"{scope.path}." if scope.path else ""
-        if (scope.path or prefix) and any(n.path.startswith(inner) for n in placed):
+        if (scope.path or prefix) and scope.path in used:
             edit.scope(replace(scope, path=path(scope.path), instance=path(scope.instance)))
     return done

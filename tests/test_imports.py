@@ -51,7 +51,7 @@ BUILDS_ON = {
     "names": "scope value builtin",
     "contract": "",
     "blocks": "graph paths",
-    "place": "graph",
+    "place": "graph paths",
     "paths": "",
     "family": "graph cost",
     "merging": "axes blocks calibration passes",

@@ -7,16 +7,24 @@ from dataclasses import replace
 
 from ..blocks import Block
 from ..graph import Edit, Graph, Parameter, ParameterRef, Ref, Value
+from ..paths import above
 from .numbers import filled
 
 
-def free_path(edit: Edit, graph: Graph, path: str) -> str:
-    """`path_1`, or the first of `path_2`, … below which there is nothing."""
-    taken = {*graph.nodes, *graph.parameters, *graph.scopes, *(p.path for p in edit.parameters())}
-    number = 1
-    while any(t == f"{path}_{number}" or t.startswith(f"{path}_{number}.") for t in taken):
-        number += 1
-    return f"{path}_{number}"
+class FreePaths:
+    """Paths below which a graph has nothing yet; each is given once."""
+
+    def __init__(self, graph: Graph) -> None:
+        every = (*graph.nodes, *graph.parameters, *graph.scopes)
+        self._taken = {path for one in every for path in (one, *above(one))}
+
+    def after(self, path: str) -> str:
+        """`path_1`, or the first of `path_2`, … that is free."""
+        number = 1
+        while (free := f"{path}_{number}") in self._taken:
+            number += 1
+        self._taken.add(free)
+        return free
 
 
 def copy_block(

@@ -18,7 +18,7 @@ from ..operators.operator import Initialiser
 from ..passes.computed import Made
 from ..types import TensorType, volume
 from .choose import Paths, chosen_blocks, named
-from .copy_block import copy_block, free_path, read_instead
+from .copy_block import FreePaths, copy_block, read_instead
 from .identity import IDEMPOTENT, Closing, Numbers, constant, zeros
 from .register import Outcome, Refusal, transform
 
@@ -95,6 +95,7 @@ class _Residual:
         self._edit = edit
         self._seed = seed
         self._blocks = blocks(graph)
+        self._free = FreePaths(graph)
 
     def __call__(self, block: Block, by: int) -> _Inserted | _Stopped:
         stopped: _Stopped | None = None
@@ -122,7 +123,7 @@ class _Residual:
         paths: list[str] = []
         sources: dict[str, tuple[str, ...]] = {}
         for _ in range(by):
-            path = free_path(self._edit, self._graph, block.path)
+            path = self._free.after(block.path)
             given: dict[Ref, Ref] = {model.input: last}
             last, copies = copy_block(self._edit, self._graph, model, path, given, closing.own, numbers, self._seed)
             sources |= {new: (old,) for old, new in copies.items() if old not in numbers}
@@ -137,6 +138,7 @@ class _Deeper:
     def __init__(self, graph: Graph, edit: Edit) -> None:
         self._graph = graph
         self._edit = edit
+        self._free = FreePaths(graph)
 
     def __call__(self, block: Block, by: int) -> _Inserted | _Stopped:
         nodes = [self._graph.nodes[path] for path in block.nodes]
@@ -157,7 +159,7 @@ class _Deeper:
         last = activation.value
         paths: list[str] = []
         for _ in range(by):
-            path = free_path(self._edit, self._graph, layer.path)
+            path = self._free.after(layer.path)
             last = self._layer(path, layer, norms[-1] if norms else None, activation, last)
             paths.append(path)
         read_instead(self._edit, self._graph, activation.value, last)

@@ -22,7 +22,7 @@ from ..operators.operator import Initialiser, Operator
 from ..operators.reduction import Sum, Topk
 from ..types import TensorType
 from .choose import Paths
-from .feedforward import FeedForward, beginnings, copied, feed_forwards, layers
+from .feedforward import FeedForward, beginnings, copied, every_feed_forward, feed_forwards, layers
 from .numbers import filled
 from .register import Outcome, Refusal, transform
 
@@ -67,7 +67,8 @@ def experts(
     parts = _suited(graph, at, count, top_k, depth, how)
     used = {r.parameter for p in parts for n in p.nodes for r in graph.nodes[n].refs if isinstance(r, ParameterRef)}
     graph = graph.with_parameters([filled(graph.parameters[path], seed) for path in used])
-    parts = feed_forwards(analyse(graph), [part.last for part in parts])
+    chosen = {part.last for part in parts}
+    parts = [part for part in every_feed_forward(analyse(graph)) if part.last in chosen]
     active = top_k or (min(2, count) if how == "upcycle" else count)
     maker = _Maker(graph, graph.edit("experts"), parts, count, active, how, depth, seed)
     if router == "first" and maker.routed:
@@ -120,7 +121,7 @@ class _Maker:
         self.sources: dict[str, tuple[str, ...]] = {}
         self.routers = 0
         analysis = analyse(self.graph)
-        own = {part.last: part.hidden for part in feed_forwards(analysis, [p.last for p in self.parts])}
+        own = {part.last: part.hidden for part in every_feed_forward(analysis)}
         shares = {part.last: numpy.array_split(numpy.arange(part.size), self.count) for part in self.parts}
         self.shares = {last: [(int(s[0]), int(s[-1]) + 1) for s in found] for last, found in shares.items()}
         self.slices = (

@@ -82,22 +82,27 @@ def copied(
     return found
 
 
+def every_feed_forward(analysis: Analysis) -> list[FeedForward]:
+    """All feed-forward parts of a model, in order."""
+    number = {path: i for i, path in enumerate(analysis.graph.nodes)}
+    found = [part for own in analysis.classes if (part := _part(analysis, own, number))]
+    return sorted(found, key=lambda part: number[part.last])
+
+
 def feed_forwards(analysis: Analysis, at: Paths = "*") -> list[FeedForward]:
     """The feed-forward parts of a model that patterns name, in order.
 
     Raises:
         Refusal: where there are none.
     """
-    found = [part for own in analysis.classes if (part := _part(analysis, own))]
-    number = {path: i for i, path in enumerate(analysis.graph.nodes)}
-    found.sort(key=lambda part: number[part.last])
+    found = every_feed_forward(analysis)
     chosen = [part for part in found if any(matches(p, at) for p in (part.path, *part.nodes))]
     if not chosen:
         raise nothing(at, (part.path for part in found), "feed-forward part")
     return chosen
 
 
-def _part(analysis: Analysis, own: AxisClass) -> FeedForward | None:
+def _part(analysis: Analysis, own: AxisClass, number: Mapping[str, int]) -> FeedForward | None:
     graph = analysis.graph
     if not own.permutable or own.mixed or not isinstance(own.size, int):
         return None
@@ -112,7 +117,7 @@ def _part(analysis: Analysis, own: AxisClass) -> FeedForward | None:
     inside = {n.path for n in nodes}
     outside = {r for n in nodes for r in n.refs if isinstance(r, Value) and r.node not in inside}
     read = {graph.nodes[path].inputs[0] for path in makers}
-    order = [p for p in graph.nodes if p in inside]
+    order = sorted(inside, key=number.__getitem__)
     places = {cast(ParameterRef, p.ref).parameter: p for p in own.places}
     if outside != read or len(outside) != 1 or order[-1] != last[0].node or len(places) != len(own.places):
         return None

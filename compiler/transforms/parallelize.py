@@ -17,7 +17,7 @@ from ..operators.arithmetic import Add
 from ..probe import probed
 from .choose import Paths, chosen_blocks
 from .concatenate import concatenated, siblings
-from .feedforward import feed_forwards
+from .feedforward import every_feed_forward
 from .register import Outcome, Refusal, transform
 from .residual import Residual, residuals
 from .weight import elements
@@ -159,7 +159,7 @@ _LARGE = 3e8
 def _merged(graph: Graph, stacks: Sequence[Stack], seed: int) -> tuple[Graph, dict[str, tuple[str, ...]], str]:
     inside = {path for stack in stacks for element in stack for part in element for path in part.nodes}
     analysis = analyse(graph)
-    parts = [p for p in feed_forwards(analysis) if inside.issuperset(p.nodes)]
+    parts = [p for p in every_feed_forward(analysis) if inside.issuperset(p.nodes)]
     groups, _ = siblings(graph, parts)
     whole = {Value(part.last): part for group in groups for part in group.parts}
     branches = [part for stack in stacks for element in stack for part in element]
