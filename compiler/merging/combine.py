@@ -50,14 +50,15 @@ def add_tasks(
     """
     import numpy
 
-    stacked = numpy.stack([d * w for d, w in zip(deltas, weights, strict=True)])
-    each = numpy.asarray(weights, stacked.dtype).reshape(-1, *(1,) * base.ndim)
+    tasks = [d * w for d, w in zip(deltas, weights, strict=True)]
+    total: Array = sum(tasks[1:], tasks[0])
+    divisor: Any = sum(weights)
     if agree:
-        sign = numpy.where(stacked.sum(0) >= 0, 1, -1)
-        counts = numpy.sign(stacked) == sign
-        total, divisor = (stacked * counts).sum(0), (each * counts).sum(0)
-    else:
-        total, divisor = stacked.sum(0), each.sum(0)
+        positive = total >= 0
+        counts: list[Array] = [(t > 0) & positive | (t < 0) & ~positive for t in tasks]
+        total = sum((t * c for t, c in zip(tasks[1:], counts[1:], strict=True)), tasks[0] * counts[0])
+        if mean:
+            divisor = sum((w * c for w, c in zip(weights[1:], counts[1:], strict=True)), weights[0] * counts[0])
     if mean:
         total = total / numpy.where(abs(divisor) < _NEGLIGIBLE, 1, divisor)
     return base + scale * total
@@ -69,10 +70,12 @@ def trimmed(delta: Array, density: float) -> Array:
 
     if density >= 1 or not delta.size:
         return delta
-    kept = numpy.argsort(-abs(delta).reshape(-1), kind="stable")[: max(1, int(density * delta.size))]
-    found: Array = numpy.zeros(delta.size, delta.dtype)
-    found[kept] = delta.reshape(-1)[kept]
-    return found.reshape(delta.shape)
+    flat, count = abs(delta).reshape(-1), max(1, int(density * delta.size))
+    least = numpy.partition(flat, delta.size - count)[delta.size - count]
+    kept = flat > least
+    kept[numpy.flatnonzero(flat == least)[: count - int(kept.sum())]] = True  # of equal ones the first
+    found: Array = delta * kept.reshape(delta.shape)
+    return found
 
 
 def dropped(delta: Array, kept: Array) -> Array:
