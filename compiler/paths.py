@@ -16,6 +16,11 @@ def above(path: str) -> Iterator[str]:
         yield path
 
 
+def lies_in(path: str, call: str) -> bool:
+    """Whether a path is that of a call, or of something in it."""
+    return path == call or path.startswith(f"{call}.")
+
+
 def matches(path: str, at: Paths) -> bool:
     """Whether a path, or one that it lies below, is among the patterns."""
     patterns = [at] if isinstance(at, str) else at

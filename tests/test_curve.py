@@ -87,12 +87,20 @@ def test_results_are_read_as_training_writes_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("", "no column macs"), ("label,accuracy\na,1\n", "no column macs"), ("macs,seconds\n100,7\n", "between 0 and 1")],
+    [
+        ("", "no column macs"),
+        ("label,accuracy\na,1\n", "no column macs"),
+        ("macs,accuracy\nmany,0.5\n", "no column macs"),
+        ("macs,seconds\n100,7\n", "between 0 and 1"),
+    ],
 )
 def test_other_tables_are_refused(text: str, what: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(NetcError, match=what):
         series(tmp_path / "t.csv")
+    (tmp_path / "t.json").write_text("[1, 2]")
+    with pytest.raises(NetcError, match="no list of objects"):
+        series(tmp_path / "t.json")
     missing: Any = tmp_path / "none.csv"
     with pytest.raises(NetcError, match="cannot be read"):
         series(missing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 from ..axes import Analysis, sums
@@ -158,7 +159,7 @@ def places(
     def width(part: Dimension) -> int:
         if structure.form(part) is None:
             return size(structure.find(part))
-        return sum(_volume(map(width, structure.factors(s))) if _composed(s) else width(s) for s in segments(part))
+        return sum(prod(map(width, structure.factors(s))) if _composed(s) else width(s) for s in segments(part))
 
     def segments(part: Dimension) -> list[Dimension]:
         return structure.segments(part)
@@ -177,12 +178,12 @@ def places(
             factors = structure.factors(segment)
             widths = [width(f) for f in factors]
             for i, factor in enumerate(factors):
-                inner = _volume(widths[i + 1 :])
-                outer = numpy.arange(_volume(widths[:i])) * (widths[i] * inner)
+                inner = prod(widths[i + 1 :])
+                outer = numpy.arange(prod(widths[:i])) * (widths[i] * inner)
                 for found in within(factor):
                     blocks = found[:, None, :, None] * inner + outer[:, None, None] + numpy.arange(inner)
                     yield offset + blocks.reshape(len(found), -1)
-            offset += _volume(widths)
+            offset += prod(widths)
 
     yield from within(structure.find(dimension))
 
@@ -215,9 +216,3 @@ def cells(
         return numbers, total
 
     return whole(structure.find(dimension))[0]
-
-
-def _volume(sizes: Any) -> int:
-    from math import prod
-
-    return prod(sizes)

@@ -7,7 +7,7 @@ import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, log10
+from math import floor, isfinite, log10
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,15 +46,9 @@ def series(path: Path) -> list[Series]:
     Raises:
         NetcError: where the file cannot be read, or has no such columns (`bad-results`).
     """
-    try:
-        text = path.read_text("utf-8")
-        rows: list[Mapping[str, Any]] = (
-            json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
-        )
-    except (OSError, ValueError) as error:
-        raise _refused(f"{path} cannot be read: {error}") from None
-    if not rows or any("macs" not in row for row in rows):
-        raise _refused(f"{path} has no column macs")
+    rows = _rows(path)
+    if not rows or any(_number(row.get("macs")) is None for row in rows):
+        raise _refused(f"{path} has no column macs with a number in each row")
     names = [n for n in rows[0] if n not in _KNOWN and all(_share(row.get(n)) is not None for row in rows)]
     if not names:
         raise _refused(f"{path} has no column of numbers between 0 and 1")
@@ -62,6 +56,17 @@ def series(path: Path) -> list[Series]:
 
 
 _KNOWN = frozenset({"member", "number", "label", "macs", "parameters", "anchor"})
+
+
+def _rows(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        text = path.read_text("utf-8")
+        found: Any = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+    except (OSError, ValueError) as error:
+        raise _refused(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in cast("list[Any]", found)):
+        raise _refused(f"{path} is no list of objects")
+    return cast("list[Mapping[str, Any]]", found)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> Iterator[Point]:
@@ -72,11 +77,16 @@ def _points(rows: Sequence[Mapping[str, Any]], name: str) -> Iterator[Point]:
 
 
 def _share(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and 0 <= number <= 1 else None
+
+
+def _number(value: Any) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
         return None
-    return number if 0 <= number <= 1 else None
+    return number if isfinite(number) else None
 
 
 def _refused(message: str) -> NetcError:

@@ -18,10 +18,12 @@ from ..operators.operator import Initialiser, Operator
 from ..operators.parameter import FAN_IN
 from ..types import TensorType
 from .choose import Paths, chosen_blocks
+from .join import channel_axis
 from .numbers import filled
+from .read_instead import read_instead
 from .register import Outcome, Refusal, transform
 from .residual import residuals
-from .weight import frozen, read_instead
+from .weight import frozen
 
 _ACTIVATIONS: dict[str, Operator] = {"gelu": Gelu(), "relu": Relu(), "silu": Silu()}
 
@@ -75,9 +77,10 @@ def _bottleneck(
     edit: Edit, analysis: Analysis, x: Value, home: str, rank: int, activation: Operator, seed: int
 ) -> tuple[list[Parameter], Ref]:
     kind = analysis.graph.type(x)
-    axis = _features(analysis, x)
+    axis = channel_axis(analysis, x)
     last = axis == kind.rank - 1
-    if not kind.dtype.is_float or not (last or (axis == 1 and kind.rank in _POINTWISE)):
+    learned = any(own.places for own, _ in analysis.of(x, axis))
+    if not kind.dtype.is_float or not learned or not (last or (axis == 1 and kind.rank in _POINTWISE)):
         raise Refusal(f"no axis of {x} is one of features", nodes=[x.node], option="at")
     width = cast(int, kind.shape[axis])
     op = Linear() if last else _POINTWISE[kind.rank]
@@ -106,9 +109,3 @@ _POINTWISE: dict[int, Operator] = {
     5: Conv3d(),
 }
 """Convolutions of width 1, by the rank of what they read."""
-
-
-def _features(analysis: Analysis, x: Value) -> int:
-    """The axis in whose dimension the most parameters are."""
-    counts = [sum(len(own.places) for own, _ in analysis.of(x, axis)) for axis in range(analysis.graph.type(x).rank)]
-    return max(range(len(counts)), key=counts.__getitem__, default=-1)

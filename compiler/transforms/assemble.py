@@ -10,8 +10,9 @@ from ..contract import Contract
 from ..family import Family
 from ..graph import Graph, Parameter, Value
 from ..weights import value
-from .numbers import filled, made
-from .part import Point, all_blocks, chain, frozen, listed, part, points, prefixes, sources
+from .choose import listed
+from .numbers import filled, made, mean
+from .part import Point, all_blocks, chain, frozen, part, points, prefixes, sources
 from .register import Outcome, Refusal, transform
 
 if TYPE_CHECKING:
@@ -180,11 +181,5 @@ def _one(parameter: Parameter, trained: Sequence[Parameter], shared: str) -> Par
         if shared == "refuse":
             message = f"{parameter.path} is shared by modules, and {len(trained)} hybrids have trained it apart"
             raise Refusal(message, nodes=[parameter.path], option="shared", fix="shared = mean")
-        return made(parameter, _mean, *trained)
+        return made(parameter, mean, *trained)
     return replace(parameter, data=first.data)
-
-
-def _mean(*arrays: Array) -> Array:
-    import numpy
-
-    return numpy.mean(arrays, axis=0)

@@ -10,6 +10,7 @@ from ..blocks import blocks
 from ..calibration import Calibration
 from ..graph import Graph, ParameterRef, Ref, Value
 from ..merging.depth import in_order, likeness
+from ..paths import above
 from .deepen import deepen
 from .register import Refusal
 from .solve import features
@@ -61,10 +62,8 @@ def renamed(graph: Graph, paths: Mapping[str, str]) -> Graph:
     """The graph with other paths for calls, and for all that lies below them."""
 
     def new(path: str) -> str:
-        way = path
-        while way not in paths and "." in way:
-            way = way.rpartition(".")[0]
-        return paths[way] + path[len(way) :] if way in paths else path
+        way = next((p for p in (path, *above(path)) if p in paths), None)
+        return path if way is None else paths[way] + path[len(way) :]
 
     def ref(old: Any) -> Any:
         if isinstance(old, Value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ..blocks import Block, blocks
 from ..diagnostic import nearest
@@ -10,7 +10,7 @@ from ..graph import Graph
 from ..paths import Paths, matches
 from .register import Refusal
 
-__all__ = ["Paths", "chosen_blocks", "chosen_parameters", "matches", "nothing"]
+__all__ = ["Paths", "chosen_blocks", "chosen_parameters", "listed", "matches", "nothing"]
 
 
 def named(path: str, at: Paths) -> bool:
@@ -47,7 +47,12 @@ def nothing(at: Paths, known: Iterable[str], kind: str, option: str = "at") -> R
     """What to say of patterns that match nothing."""
     known = list(known)
     text = at if isinstance(at, str) else ", ".join(at)
-    first: Sequence[str] = known[:5]
-    more = f", … ({len(known)} in all)" if len(known) > 5 else ""
-    notes = (f"its {kind}s: {', '.join(first) or 'none'}{more}",)
+    notes = (f"its {kind}s: {listed(known)}",)
     return Refusal(f'no {kind} matches "{text}"', option=option, notes=notes, fix=nearest(text, known))
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Names in a row: the first few of many, and how many there are."""
+    names = list(dict.fromkeys(names))
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return f"{', '.join(names[:most]) or 'none'}{more}"

@@ -15,9 +15,10 @@ from ..operators.operator import Initialiser, Operator
 from ..types import DType, TensorType
 from .choose import Paths, chosen_parameters
 from .numbers import arrays, held, made
+from .read_instead import read_instead
 from .register import Outcome, Refusal, transform
 from .same_shape import names, require_same
-from .weight import frozen, read_instead
+from .weight import frozen
 
 if TYPE_CHECKING:
     import numpy

@@ -9,8 +9,9 @@ from ..axes import analyse
 from ..contract import Contract
 from ..graph import Edit, Graph, Ref, Value
 from ..operators.arithmetic import Add
+from .choose import listed
 from .join import FRESH, ZEROS, Joint, channel_axis, joined
-from .part import Points, add_part, all_blocks, frozen, listed, part, points, prefixes, sources
+from .part import Points, add_part, all_blocks, frozen, part, points, prefixes, sources
 from .register import Outcome, Refusal, transform
 
 Links = Literal["higher", "same", "lower", "dense_higher"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from ..blocks import Block
-from ..graph import Edit, Graph, Parameter, ParameterRef, Ref, Value
-from ..paths import above
+from ..graph import Edit, Graph, Parameter, ParameterRef, Ref
+from ..paths import above, lies_in
 from .numbers import filled
 
 
@@ -48,7 +48,7 @@ def copy_block(
     copies: dict[str, str] = {}
 
     def moved(old: str) -> str:
-        if old == block.path or old.startswith(f"{block.path}."):
+        if lies_in(old, block.path):
             return path + old[len(block.path) :]
         return f"{path}.{old}"
 
@@ -63,17 +63,6 @@ def copy_block(
         new = edit.add(moved(name), node.op, *inputs, phase=node.phase, origin=node.origin)
         done.update(zip(node.values, new.values, strict=True))
     for scope in graph.scopes.values():
-        if scope.path == block.path or scope.path.startswith(f"{block.path}."):
+        if lies_in(scope.path, block.path):
             edit.scope(replace(scope, path=moved(scope.path), instance=moved(scope.instance)))
     return done[block.output], copies
-
-
-def read_instead(edit: Edit, graph: Graph, old: Value, new: Ref) -> None:
-    """Every node of the graph that reads a value, and every output that is it, reads another instead; nodes that were
-    added in this batch do not."""
-    for node in graph.users.get(old, ()):
-        inputs = edit.node(node.path).inputs
-        edit.set(node.path, inputs=[new if ref == old else ref for ref in inputs])
-    for name, ref in graph.outputs.items():
-        if ref == old:
-            edit.output(name, new)

@@ -18,8 +18,9 @@ from ..operators.operator import Initialiser
 from ..passes.computed import Made
 from ..types import TensorType, volume
 from .choose import Paths, chosen_blocks, named
-from .copy_block import FreePaths, copy_block, read_instead
+from .copy_block import FreePaths, copy_block
 from .identity import IDEMPOTENT, Closing, Numbers, constant, zeros
+from .read_instead import read_instead
 from .register import Outcome, Refusal, transform
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from ..blocks import Block, blocks, spine
 from ..calibration import Calibration
 from ..contract import Contract
 from ..graph import Graph, ParameterRef, Value
+from ..paths import above
 from .choose import Paths, matches, nothing
 from .importance import random_inputs
 from .join import channel_axis
@@ -122,7 +123,7 @@ def branches(graph: Graph) -> list[Block]:
         for a, b in pairwise(found.joints)
         if graph.nodes[b.node].op.name == "add"
         and a in graph.nodes[b.node].inputs
-        and any(u.path != b.node and u.path in found.order for u in graph.users[a])
+        and any(u.path != b.node and u.path in found.numbers for u in graph.users[a])
     ]
     return [found.between(a, b, _branch(graph, a, b, [end.node for _, end in ends])) for a, b in ends]
 
@@ -349,9 +350,7 @@ def _scoped(graph: Graph) -> Graph:
     """The graph without scopes in which there is nothing, but for those whose instance is called again."""
     used: set[str] = set()
     for path in (*graph.nodes, *graph.parameters):
-        while path:
-            path = path.rpartition(".")[0]
-            used.add(path)
+        used |= {"", *above(path)}
     used |= {s.instance for s in graph.scopes.values() if s.path in used}
     return replace(graph, scopes={p: s for p, s in graph.scopes.items() if p in used})
 

@@ -8,7 +8,7 @@ from ..contract import Contract
 from ..graph import Graph, ParameterRef, Value
 from ..operators.operator import LAYERS
 from ..passes.fold_constants import constants, folded
-from .choose import Paths, matches, nothing
+from .choose import Paths, listed, matches, nothing
 from .register import Outcome, transform
 
 
@@ -35,9 +35,9 @@ def fold_weights(graph: Graph, at: Paths = "*", seed: int = 0) -> Outcome:
     after = folded(graph, "fold_weights", seed=seed, among={path for e in chosen for path in e.nodes})
     gone = [p for p in graph.parameters if p not in after.parameters]
     computed = [p for p, own in after.parameters.items() if own is not graph.parameters.get(p)]
-    notes = [f"{len(computed)} parameters are computed: {_listed(computed)}"]
+    notes = [f"{len(computed)} parameters are computed: {listed(computed)}"]
     if gone:
-        notes.append(f"{len(gone)} are gone: {_listed(gone)}")
+        notes.append(f"{len(gone)} are gone: {listed(gone)}")
     sources: dict[str, tuple[str, ...]] = {}
     for each in chosen:
         reader, operand = each.reader
@@ -81,7 +81,3 @@ def _expressions(graph: Graph) -> dict[Value, _Expression]:
                 own.reader = (node.path, i)
                 found[ref] = own
     return found
-
-
-def _listed(paths: list[str]) -> str:
-    return ", ".join(paths[:5]) + (f", … ({len(paths)} in all)" if len(paths) > 5 else "")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ..axes import analyse
 from ..contract import Contract
 from ..graph import Edit, Graph, Ref, Value
+from .choose import listed
 from .join import Joint, channel_axis, joined
-from .part import Point, add_part, frozen, listed, part, point, points, prefixes, sources
+from .part import Point, add_part, frozen, part, point, points, prefixes, sources
 from .part import fresh as drawn
 from .register import Outcome, Refusal, transform
 

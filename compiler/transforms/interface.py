@@ -15,10 +15,11 @@ from ..operators.layout import Permute, Reshape, Stack
 from ..operators.reduction import Sum
 from ..operators.stochastic import StopGradient
 from ..types import Dim, TensorType, volume
+from .choose import listed
 from .gate import weight
 from .join import FRESH, ZEROS, Joint, channel_axis, joined
 from .numbers import filled
-from .part import Points, add_part, frozen, listed, part, points, prefixes, sources
+from .part import Points, add_part, frozen, part, points, prefixes, sources
 from .register import Outcome, Refusal, transform
 
 

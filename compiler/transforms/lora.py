@@ -9,8 +9,9 @@ from ..graph import Graph, ParameterRef
 from ..operators.operator import Initialiser
 from ..operators.parameter import FAN_IN
 from .choose import Paths
+from .read_instead import read_instead
 from .register import Outcome, transform
-from .weight import beside, factor, frozen, low_rank, read_instead, shape, weights
+from .weight import beside, factor, frozen, low_rank, shape, weights
 
 
 @transform

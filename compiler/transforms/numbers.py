@@ -42,6 +42,13 @@ def made(
     return replace(parameter, path=path or parameter.path, type=kind, data=Made(function, given, kind))
 
 
+def mean(*arrays: Array) -> Array:
+    """The mean of arrays, number by number."""
+    import numpy
+
+    return numpy.mean(arrays, 0)
+
+
 def held(parameter: Parameter, array: Array) -> Parameter:
     """The parameter with these numbers, cast to its dtype; its shape becomes theirs."""
     import numpy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -12,6 +12,7 @@ from ..blocks import Block, blocks, spine
 from ..diagnostic import nearest
 from ..graph import Edit, Graph, Parameter, Ref, Value
 from ..place import place
+from .choose import listed
 from .numbers import filled
 from .register import Refusal
 
@@ -107,12 +108,6 @@ def points(graph: Graph, at: Point | Sequence[Point], option: str = "at") -> dic
 def _name(graph: Graph, at: Point, value: Value) -> str:
     """A joint's name: that of its block where it is a number."""
     return at if isinstance(at, str) else all_blocks(graph)[at - 1].path if at else str(value)[1:]
-
-
-def listed(names: Iterable[str], most: int = 8) -> str:
-    """Names in a row, the first few of many."""
-    names = list(dict.fromkeys(names))
-    return f"{', '.join(names[:most]) or 'none'}{', …' if len(names) > most else ''}"
 
 
 @dataclass(frozen=True)

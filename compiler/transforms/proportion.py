@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -322,9 +322,3 @@ def kind_of(block: Block, own: AxisClass) -> Kind:
 def taken(sizes: Mapping[AxisClass, int]) -> dict[AxisClass, Sequence[int]]:
     """The units of each class in order: the first ones, and again from the first where there are more."""
     return {own: [i % _units(own) for i in range(size)] for own, size in sizes.items()}
-
-
-def listed(paths: Iterable[str]) -> str:
-    """Up to three paths."""
-    found = list(paths)
-    return ", ".join(found[:3]) + (", …" if len(found) > 3 else "")

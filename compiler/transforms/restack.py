@@ -10,6 +10,7 @@ from functools import cached_property
 from ..blocks import Block, stages
 from ..graph import Edit, Graph, Input, Node, Parameter, ParameterRef, Ref, Scope
 from ..operators.stochastic import DropPath
+from ..paths import above, lies_in
 from .proportion import Kind, Relation
 from .register import Refusal
 from .successor import Template, successor
@@ -40,6 +41,17 @@ class Stages:
     @cached_property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
         return tuple(tuple(own) for own in stages(self.graph))
+
+    @cached_property
+    def members(self) -> dict[str, list[str]]:
+        """By the path of a block, its nodes in order, those of training among them."""
+        found: dict[str, list[str]] = {b.path: [] for stage in self.blocks for b in stage}
+        homes = {path: b.path for stage in self.blocks for b in stage for path in b.nodes}
+        for path in self.graph.nodes:
+            calls = {home for home in above(path) if home in found and home in self.graph.scopes}
+            for home in calls | ({homes[path]} if path in homes else set[str]()):
+                found[home].append(path)
+        return found
 
     @property
     def repeats(self) -> tuple[int, ...]:
@@ -189,23 +201,20 @@ class _Restack:
 
     def _moved(self, path: str) -> str:
         """The path of what is no copy."""
-        at = path
-        while at:
-            if at in self.moves:
-                return self.moves[at] + path[len(at) :]
-            at = at.rpartition(".")[0]
-        return path
+        at = next((p for p in (path, *above(path)) if p in self.moves), None)
+        return path if at is None else self.moves[at] + path[len(at) :]
 
     # ------------------------------------------------------------------------------------------------ nodes
 
     def _emit(self, gone: Sequence[str]) -> None:
         graph = self.found.graph
         every = [b for stage in self.found.blocks for b in stage]
+        calls = {b.path for b in every}
         for scope in graph.scopes.values():
-            if not any(scope.path == b.path or scope.path.startswith(f"{b.path}.") for b in every):
+            if calls.isdisjoint((scope.path, *above(scope.path))):
                 self.edit.scope(replace(scope, path=self._moved(scope.path), instance=self._moved(scope.instance)))
-        inside = {path: b for b in every for path in self._nodes(b)}
-        last = {next(p for p in reversed(self._nodes(b))): b for b in every}
+        inside = {path: b for b in every for path in self.found.members[b.path]}
+        last = {self.found.members[b.path][-1]: b for b in every}
         after: dict[str, list[int]] = {}
         place = ""
         for index, (template, copy) in enumerate(self.plan):
@@ -223,12 +232,6 @@ class _Restack:
             else:
                 self._stack(block, after[block.path])
 
-    def _nodes(self, block: Block) -> list[str]:
-        """The nodes of a block in order, those of training among them."""
-        own, inside = set(block.nodes), f"{block.path}."
-        scoped = block.path in self.found.graph.scopes
-        return [p for p in self.found.graph.nodes if p in own or (scoped and p.startswith(inside))]
-
     def _stack(self, block: Block, indices: Sequence[int]) -> None:
         """A block and its copies, one after the other."""
         current = self._now(block.input)
@@ -236,7 +239,9 @@ class _Restack:
             template, copy = self.plan[index]
             source, name = template.block, self.names[index]
             given: dict[Ref, Ref] = {**self.value, source.input: current}
-            for path in template.graph.nodes if template.graph is not self.found.graph else self._nodes(source):
+            for path in (
+                template.graph.nodes if template.graph is not self.found.graph else self.found.members[source.path]
+            ):
                 node = template.graph.nodes[path]
                 if not isinstance(node.op, Input):
                     self._node(node, self._renamed(path, source, name), given, template if copy else None, name)
@@ -247,7 +252,7 @@ class _Restack:
         self.value[block.output] = current
 
     def _renamed(self, path: str, block: Block, name: str) -> str:
-        if path == block.path or path.startswith(f"{block.path}."):
+        if lies_in(path, block.path):
             return name + path[len(block.path) :]
         return self.edit.fresh(path)
 
@@ -283,7 +288,7 @@ class _Restack:
         """Whether a block alone reads a parameter: its copy gets one of its own, and shares others."""
         if copied.graph is not self.found.graph:
             return True
-        own = set(self._nodes(copied.block))
+        own = set(self.found.members[copied.block.path])
         return all(node.path in own for node in self.found.graph.users[ParameterRef(parameter)])
 
     def _now(self, ref: Ref) -> Ref:
@@ -293,9 +298,9 @@ class _Restack:
 
     def _scopes(self, block: Block, name: str) -> None:
         for scope in self.found.graph.scopes.values():
-            if scope.path == block.path or scope.path.startswith(f"{block.path}."):
+            if lies_in(scope.path, block.path):
                 path = name + scope.path[len(block.path) :]
-                inner = scope.instance == block.path or scope.instance.startswith(f"{block.path}.")
+                inner = lies_in(scope.instance, block.path)
                 instance = name + scope.instance[len(block.path) :] if inner else self._moved(scope.instance)
                 self.edit.scope(Scope(path, scope.module, instance, scope.origin))
 

@@ -10,8 +10,8 @@ from itertools import groupby, pairwise
 from math import exp, log
 from typing import Any, Literal, NamedTuple
 
+from .choose import listed
 from .extent import Stuck
-from .proportion import listed
 from .register import Limit, Refusal
 from .rounding import repeat_steps
 from .space import KNOBS, Knob, Point, Space

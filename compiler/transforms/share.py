@@ -15,8 +15,9 @@ from ..types import TensorType
 from .choose import Paths
 from .limit import allowed, said
 from .numbers import made
+from .read_instead import read_instead
 from .register import Limit, Outcome, Refusal, transform
-from .weight import beside, factors, read_instead, weights
+from .weight import beside, factors, weights
 
 if TYPE_CHECKING:
     import numpy

@@ -15,9 +15,10 @@ from ..graph import Graph, GraphError, Node, Parameter, verify
 from ..operators.attention import ScaledDotProductAttention
 from ..passes.bind import bind
 from ..types import Dim, Expression, symbols
+from .choose import listed
 from .extent import Stuck, with_inputs
 from .fan import refitted
-from .proportion import Kind, Policy, Proportions, Relation, listed, taken
+from .proportion import Kind, Policy, Proportions, Relation, taken
 from .register import Limit, Refusal
 from .restack import Restacked, Stages, restack
 from .rounding import DepthRounding, round_repeats, shortest

@@ -16,8 +16,9 @@ from ..weights import InMemory
 from .choose import Paths
 from .importance import Importance
 from .numbers import filled
+from .read_instead import read_instead
 from .register import Outcome, Refusal, transform
-from .weight import beside, read_instead, weights
+from .weight import beside, weights
 
 if TYPE_CHECKING:
     import numpy

@@ -14,9 +14,10 @@ from ..graph import Edit, Graph, Node, Parameter, ParameterRef
 from ..operators.operator import Initialiser
 from ..types import TensorType
 from .choose import Paths, chosen_blocks, matches
-from .numbers import arrays, made
+from .numbers import arrays, made, mean
+from .read_instead import read_instead
 from .register import Outcome, Refusal, transform
-from .weight import beside, elements, factors, low_rank, read_instead, shape, weights
+from .weight import beside, elements, factors, low_rank, shape, weights
 
 if TYPE_CHECKING:
     import numpy
@@ -182,7 +183,7 @@ class _Tying:
                 continue
             used = old[:1] if self.to == "first" else old
             if self.to == "mean":
-                self.edit.parameter(made(old[0], _mean, *old, seed=self.seed))
+                self.edit.parameter(made(old[0], mean, *old, seed=self.seed))
                 self.sources[first] = tuple(p.path for p in old)
             for weight in old:
                 if self.rank and not (self.to == "first" and weight is old[0]):
@@ -213,15 +214,9 @@ class _Tying:
         read_instead(self.edit, self.graph, ParameterRef(weight.path), ref)
 
 
-def _mean(*weights: Array) -> Array:
-    import numpy
-
-    return numpy.mean(weights, 0)
-
-
 def _difference(weight: Array, *used: Array) -> Array:
     """What the shared weight lacks, as a matrix."""
-    return (weight - _mean(*used)).reshape(len(weight), -1)
+    return (weight - mean(*used)).reshape(len(weight), -1)
 
 
 def _kept(relaxed: Sequence[_Relaxed], seed: int) -> str:

@@ -55,19 +55,6 @@ def shape(parameter: Parameter) -> tuple[int, int]:
     return sizes[0], prod(sizes[1:])
 
 
-def read_instead(edit: Edit, graph: Graph, old: Ref, new: Ref) -> None:
-    """Every node of the graph that reads `old` reads `new`, and so do outputs and taps; nodes that were added in this
-    batch go on as they are."""
-    for user in graph.users.get(old, ()):
-        edit.set(user.path, inputs=[new if i == old else i for i in edit.node(user.path).inputs])
-    for name, ref in graph.outputs.items():
-        if ref == old:
-            edit.output(name, new)
-    for name, ref in graph.taps.items():
-        if ref == old:
-            edit.tap(name, new)
-
-
 def low_rank(
     edit: Edit,
     maker: str,
