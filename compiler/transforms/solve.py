@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = numpy.ndarray[Any, Any]
 
-_CHUNK = 8
+_CHUNK = 16
 """So many examples run at once: their features are all held until they are summed up."""
 
 

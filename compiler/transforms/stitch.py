@@ -374,18 +374,12 @@ class Solution:
         return found
 
     def _features(self) -> tuple[Graph, dict[Junction, str], dict[Junction, str]]:
-        """The models side by side, as far as wanted; its outputs are what junctions get, in the space that is wanted, and what they
+        """The models side by side; its outputs are what junctions get, in the space that is wanted, and what they
         should give, channels last. And which outputs those are."""
         anchors = self.made.anchors
         edit = Graph("features").edit("stitch")
         given = _shared_inputs(edit, [a.graph for a in anchors])
-        known: dict[Ref, Ref] = {Value(n): r for n, r in given.items()}
-        ends: list[list[Value]] = [[] for _ in anchors]
-        for junction in self.junctions:
-            ends[junction.source].append(anchors[junction.source].after(junction.leave))
-            ends[junction.target].append(anchors[junction.target].blocks[junction.enter].input)
-        needed = [_needed(a.graph, e, known) for a, e in zip(anchors, ends, strict=True)]  # no model to its end
-        done = [known | place(edit, a.graph, a.name, known, n) for a, n in zip(anchors, needed, strict=True)]
+        done = [place(edit, a.graph, a.name, {Value(n): r for n, r in given.items()}) for a in anchors]
         names: dict[tuple[Ref, TensorType], str] = {}
         sources: dict[Junction, str] = {}
         targets: dict[Junction, str] = {}
