@@ -83,7 +83,8 @@ BUILDS_ON = {
     "specs": "",
     "dataset": "diagnostic",
     "backends": "passes diagnostic weights target family dataset paths",
-    "netc": "axes receipt expectation reference format feed specs backends compare dot report explain bisect reproduce measure",
+    "netc": "axes receipt expectation reference format feed specs backends compare dot report explain bisect reproduce "
+    "measure",
 }
 
 HEAVY = frozenset({"torch", "tvm", "onnx", "onnxruntime", "transformers"})

@@ -8,6 +8,8 @@ from itertools import pairwise
 from math import acos, inf, pi
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import PositiveInt
+
 from ..axes import analyse
 from ..blocks import Block, blocks, spine
 from ..calibration import Calibration
@@ -38,7 +40,7 @@ def drop(
     score: Literal["similarity", "output"] | dict[str, float] = "similarity",
     method: Literal["rank", "contiguous", "knapsack"] = "rank",
     calibration: Calibration | None = None,
-    samples: int | None = None,
+    samples: PositiveInt | None = None,
     seed: int = 0,
 ) -> Outcome:
     """The model without some of its blocks, or of the branches beside its residual stream: what one of them got goes

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from math import floor, gcd, prod
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pydantic import PositiveInt
+
 from ..axes import Analysis, AxisClass, Place, Selection, analyse
 from ..calibration import Calibration
 from ..contract import Contract
@@ -35,7 +37,7 @@ def prune(
     divisor: int = 1,
     within: bool = False,
     calibration: Calibration | None = None,
-    samples: int | None = None,
+    samples: PositiveInt | None = None,
     seed: int = 0,
 ) -> Outcome:
     """The model without its least important units, each taken out of everything that has it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 
@@ -78,6 +79,16 @@ def scale(
     Source: Tan and Le, "EfficientNet" (ICML 2019), section 3.3, for `compound`; Han et al., "Model Rubik's cube"
     (NeurIPS 2020), section 3, for `tiny`.
     """
+    _check_numbers(
+        {"width": width, "depth": depth, "heads": heads},
+        {
+            "divisor": [divisor],
+            "resolution_divisor": [resolution_divisor],
+            "resolution": [resolution] if isinstance(resolution, int) else resolution,
+            "repeats": repeats,
+            "channels": channels,
+        },
+    )
     policy = Policy(divisor, stem, head, grow, None if heads is None else _exact(heads), tuple(channels or ()))
     space = Space(graph, policy, depth_rounding, tuple(repeats or ()), limits)
     given = Point(
@@ -85,7 +96,7 @@ def scale(
         None if depth is None else _exact(depth),
         None if resolution is None else space.sides(resolution),
     )
-    _check(limits, given, divisor, (width, depth, heads), asked=heads or repeats or channels)
+    _check(limits, given, asked=heads or repeats or channels)
     point = given._replace(width=given.width or Fraction(1), depth=given.depth or Fraction(1))
     notes: tuple[str, ...] = ()
     if any(not space.symbol(x.quantity) for x in limits):
@@ -104,16 +115,19 @@ def _exact(factor: float) -> Fraction:
     return Fraction(str(factor))
 
 
-def _check(
-    limits: tuple[Limit, ...], given: Point, divisor: int, factors: tuple[float | None, ...], *, asked: object
-) -> None:
+def _check(limits: tuple[Limit, ...], given: Point, *, asked: object) -> None:
     if not limits and given == Point(None, None, None) and not asked:
         raise Refusal("scale is given no factor and no limit", fix="width = 1.5, or macs <= 24 M")
-    for name, factor in zip(("width", "depth", "heads"), factors, strict=True):
+
+
+def _check_numbers(factors: Mapping[str, float | None], counts: Mapping[str, list[int] | None]) -> None:
+    for name, factor in factors.items():
         if factor is not None and factor <= 0:
             raise Refusal(f"{name} is {factor:g}, and must be above 0", option=name)
-    if divisor < 1:
-        raise Refusal(f"divisor is {divisor}, and must be at least 1", option="divisor")
+    for name, numbers in counts.items():
+        least = min(numbers or [1])
+        if least < 1:
+            raise Refusal(f"{name} is {least}, and must be at least 1", option=name)
 
 
 def _fresh(graph: Graph) -> Graph:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pydantic import PositiveInt
+
 from ..calibration import Calibration
 from ..contract import Contract
 from ..graph import Edit, Graph, Node, Parameter, ParameterRef
@@ -36,7 +38,7 @@ def sparsify(
     score: Literal["l1", "l2", "taylor"] | dict[str, Any] = "l1",
     scope: Literal["uniform", "row", "global"] = "uniform",
     calibration: Calibration | None = None,
-    samples: int | None = None,
+    samples: PositiveInt | None = None,
     seed: int = 0,
 ) -> Outcome:
     """The model with weights of linear and convolution layers multiplied by masks: buffers of truths beside them,
