@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from math import isfinite
+from typing import Any, cast
 
 from . import tree as t
 from .diagnostic import Diagnostic, Label, NetcError, nearest
@@ -94,7 +95,25 @@ def invoke(found: Transform, before: Sequence[Graph], call: t.Expr, values: Valu
         call.span,
         lambda e, annotation: _argument(e, choices(annotation), values),
     )
-    return _run(found, models, options, call.span, {a.name.text: a for a in arguments if a.name})
+    written = {a.name.text: a for a in arguments if a.name}
+    for name, value in options.items():
+        if problem := _wrong_number(name, value):
+            raise _refused("transform-option", problem, written[name].span if name in written else call.span)
+    return _run(found, models, options, call.span, written)
+
+
+def _wrong_number(name: str, value: object) -> str | None:
+    """What is wrong with the number of an option for any transform, if something is."""
+    if isinstance(value, Limit):
+        return _wrong_number(value.quantity, value.value)
+    if isinstance(value, list | tuple):
+        found = (_wrong_number(name, i) for i in cast("list[object] | tuple[object, ...]", value))
+        return next((text for text in found if text), None)
+    if isinstance(value, float) and not isfinite(value):
+        return f"{name} is {value}, which is no finite number"
+    if name == "seed" and isinstance(value, int) and value < 0:
+        return f"seed is {value}, and must be at least 0"
+    return None
 
 
 def _takes_more(found: Transform, models: Sequence[Graph]) -> bool:

@@ -21,7 +21,7 @@ from .choose import Paths, chosen_blocks, named
 from .copy_block import FreePaths, copy_block
 from .identity import IDEMPOTENT, Closing, Numbers, constant, zeros
 from .read_instead import read_instead
-from .register import Outcome, Refusal, transform
+from .register import MOST_PARTS, Outcome, Refusal, refuse_many, transform
 
 if TYPE_CHECKING:
     import numpy
@@ -55,12 +55,14 @@ def deepen(
     """
     if by < 1:
         raise Refusal(f"deepen inserts at least one layer, not {by}", option="by")
+    blocks = chosen_blocks(graph, at)
+    refuse_many(len(blocks) * by, MOST_PARTS, "insertions", "by")
     edit = graph.edit("deepen")
     insert = _Residual(graph, edit, seed) if how == "residual" else _Deeper(graph, edit)
     stopped: list[tuple[str, str]] = []
     done: list[str] = []
     sources: dict[str, tuple[str, ...]] = {}
-    for block in chosen_blocks(graph, at):
+    for block in blocks:
         found = insert(block, by)
         if isinstance(found, _Stopped):
             if named(block.path, at):

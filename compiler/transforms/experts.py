@@ -24,7 +24,7 @@ from ..types import TensorType
 from .choose import Paths
 from .feedforward import FeedForward, beginnings, copied, every_feed_forward, feed_forwards, layers
 from .numbers import filled
-from .register import Outcome, Refusal, transform
+from .register import MOST_PARTS, Outcome, Refusal, refuse_many, transform
 
 
 @transform
@@ -90,6 +90,8 @@ def _suited(graph: Graph, at: Paths, count: int, top_k: int | None, depth: int, 
     if not parts or (others and at != "*"):
         nodes = [node.path for part in others for node in layers(graph, part) if node.op.name != "linear"]
         raise Refusal("experts are made of linear layers only", nodes=nodes, option="at")
+    refuse_many(len(parts) * count, MOST_PARTS, "experts", "count")
+    refuse_many(len(parts) * depth, MOST_PARTS, "applications", "depth")
     small = [part for part in parts if part.size < count]
     if small and how != "upcycle":
         first = small[0]

@@ -17,7 +17,7 @@ from ..operators.linear import Linear
 from ..types import TensorType
 from .choose import Paths, matches, named, nothing
 from .numbers import filled, made
-from .register import Outcome, Refusal, transform
+from .register import MOST_PARTS, Outcome, Refusal, refuse_many, transform
 from .weight import LAYERS
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def path(graph: Graph, at: Paths, branches: int = 2, how: How = "sum", seed: int
     chosen = [node for node in known if matches(node.path, at)]
     if not chosen:
         raise nothing(at, (node.path for node in known), "linear or convolution layer")
+    refuse_many(len(chosen) * branches, MOST_PARTS, "branches", "branches")
     edit = graph.edit("path")
     sources: dict[str, tuple[str, ...]] = {}
     stopped = {node.path: text for node in chosen if (text := _stop(node, branches, how))}

@@ -54,6 +54,21 @@ class Refusal(Exception):
         self.fix = fix
 
 
+MOST_UNITS = 2**20
+"""A dimension does not become larger than this by a transform."""
+MOST_PARTS = 10_000
+"""So many layers, blocks, branches or experts a transform makes at most."""
+
+
+def refuse_many(count: float, most: int, what: str, option: str) -> None:
+    """
+    Raises:
+        Refusal: where a transform would make more than it may, which is sooner a mistake than meant.
+    """
+    if count > most:
+        raise Refusal(f"that makes {count:_.0f} {what}, and {most:_} are the most", option=option)
+
+
 @dataclass(frozen=True)
 class Limit:
     """A budget as it is written: `macs <= 24 M`, `parameters <= 5 M`, `activations <= 2 MiB`."""

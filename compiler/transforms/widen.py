@@ -10,7 +10,7 @@ from ..contract import Contract
 from ..graph import Graph, ParameterRef
 from .choose import Paths, chosen_parameters, named
 from .duplicates import made_places
-from .register import Outcome, Refusal, transform
+from .register import MOST_UNITS, Outcome, Refusal, refuse_many, transform
 from .resize import Resize, Stop
 from .units import Units
 
@@ -43,6 +43,8 @@ def widen(graph: Graph, at: Paths = "*", by: float = 2.0, fresh: bool = False, s
         raise Refusal(f"widen makes dimensions larger, not {by:g} times as large", option="by", fix="by = 2")
     analysis = analyse(graph)
     asked = classes_at(analysis, at)
+    largest = max((c.size for c in asked if c.cuttable and isinstance(c.size, int)), default=0)
+    refuse_many(largest * by, MOST_UNITS, "units of one dimension", "by")
     wanted = {c: _units(c, by, fresh, seed) for c in asked if c.cuttable}
     found, stops = allowed(analysis, {c: u for c, u in wanted.items() if u is not None})
     _refuse_missing(asked, stops)
