@@ -23,7 +23,7 @@ def align(
 
     Contract: exact.
 
-    - method: `weight_matching` or `activation_matching(calibration)`.
+    - method: `weight_matching` or `activation_matching(calibration = calib)`.
     - seed: for the order in which classes are looked at, and for parameters without numbers.
 
     Refuses a model of another architecture.
