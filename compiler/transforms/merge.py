@@ -23,8 +23,8 @@ def merge(*models: Graph, method: Method = Average(), seed: int = 0) -> Outcome:
 
     - method: `average`, `slerp(t = 0.5)`; `task_arithmetic(base)`, `ties(base, density = 0.5)`, `dare_linear(base)` and
       `dare_ties(base)`, which add up what models differ from a base by; `weight_matching`,
-      `activation_matching(calibration = calib)` and `transport`, which first bring the units of all into the order of the
-      first; `least_squares(calibrations)`, for which each layer gives what it gave in each model; and
+      `activation_matching(calibration = calib)` and `transport`, which first bring the units of all into the order of
+      the first; `least_squares(calibrations)`, for which each layer gives what it gave in each model; and
       `pleas(calibration, width = 1.5)`, which keeps some units of both.
     - seed: for what is random in a method, and for parameters without numbers.
 
