@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from .contract import Contract
-from .cost import cost
+from .cost import REFERENCE, cost, free_symbols
 from .diagnostic import Diagnostic, Label
 from .graph import Graph, Parameter, ParameterRef
 from .invoke import Applied
 from .measure import measure
 from .pipeline import Measurement
-from .probe import bound, probed
+from .probe import probed
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,9 @@ def _tied(models: Sequence[Graph], after: Graph) -> Iterator[str]:
 
 
 def totals(graph: Graph) -> Totals:
-    """What a model costs, of inputs with one example (and small sizes for other symbols)."""
-    found = cost(bound(graph, {"N": 1, "B": 1})).rows[0]
+    """What a model costs, of inputs with one example, and as limits count it: with `REFERENCE` for other symbols."""
+    sizes = {name: 1 if name in ("N", "B") else REFERENCE for name in free_symbols(graph)}
+    found = cost(graph, sizes).rows[0]
     return Totals(cast(int, found.parameters), cast(int, found.macs), cast(int, found.activations))
 
 

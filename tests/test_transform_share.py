@@ -550,3 +550,10 @@ def test_results_are_exported(make: Callable[[Graph], Outcome]) -> None:
     session = onnxruntime.InferenceSession(onnx_model(graph).SerializeToString())
     (got,) = session.run(None, given)
     np.testing.assert_allclose(got, next(iter(wanted.values())), rtol=1e-3, atol=1e-4)
+
+
+def test_a_tie_counts_parameters_and_not_statistics_and_keeps_only_what_exists() -> None:
+    graph = probed(netc.load(ROOT / "specs" / "resnet_cifar.net").model("resnet20").graph)
+    made = tie(graph)
+    assert f"{count(graph):,} parameters became {count(made.graph):,}" in made.notes[0]
+    assert 'no shared parameter matches "nosuch"' in refused(lambda: tie(graph, own="nosuch"), "nosuch").message

@@ -25,6 +25,8 @@ from netc.compiler.transforms import TRANSFORMS, WORDS, Limit, Outcome, Refusal,
 from netc.compiler.transforms.numbers import made
 from typer.testing import CliRunner
 
+SPECS = Path(__file__).parents[1] / "specs"
+
 NET = """\
 module Net(width) (x: [N, 8]) {
     return x |> linear(width) as up |> relu |> linear(4) as head
@@ -336,3 +338,20 @@ def test_every_transform_is_documented(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(WORDS))
 def test_every_word_is_documented(name: str) -> None:
     assert WORDS[name].make.__doc__
+
+
+def test_receipts_count_as_limits_do(tmp_path: Path) -> None:
+    (tmp_path / "llama.net").write_text((SPECS / "llama.net").read_text("utf-8"), "utf-8")
+    text = 'import "llama.net" { llama_micro }\nmodel lean = llama_micro |> prune(macs <= 5 M)\n'
+    (tmp_path / "lean.net").write_text(text, "utf-8")
+    (made,) = netc.load(tmp_path / "lean.net").model("lean").applied
+    found = receipt(made, measured=False)
+    assert found.before["llama_micro"].macs > 15_000_000
+    assert 4_500_000 < found.after.macs <= 5_000_000
+
+
+@pytest.mark.parametrize("resolution", [0, -8])
+def test_a_picture_has_a_side(resolution: int) -> None:
+    graph = netc.load(SPECS / "digits.net").model("digits").graph
+    with pytest.raises(Refusal, match=f"resolution is {resolution}, and must be at least 1"):
+        TRANSFORMS["scale"].run(graph, resolution=resolution)

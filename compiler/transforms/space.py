@@ -129,6 +129,8 @@ class Space:
             raise Refusal(f"the model has no input with a resolution: {shapes}", option="resolution")
         count = self.picture.types[0].rank - 2
         if isinstance(resolution, int):
+            if resolution < 1:
+                raise Refusal(f"resolution is {resolution}, and must be at least 1", option="resolution")
             base = self.base_sides or (1,) * count
             found = tuple(max(1, round(Fraction(resolution * d, base[0]))) for d in base)
         else:

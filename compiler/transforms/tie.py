@@ -13,7 +13,7 @@ from ..contract import Contract
 from ..graph import Edit, Graph, Node, Parameter, ParameterRef
 from ..operators.operator import Initialiser
 from ..types import TensorType
-from .choose import Paths, chosen_blocks, matches
+from .choose import Paths, chosen_blocks, matches, nothing
 from .numbers import arrays, made, mean
 from .read_instead import read_instead
 from .register import Outcome, Refusal, transform
@@ -105,6 +105,9 @@ def _groups(graph: Graph, at: Paths, own: Paths | None) -> list[list[Member]]:
         message = f"no two of {', '.join(nodes[:5])} have weights of the same shape"
         raise Refusal(message, nodes=nodes, option="at", notes=_differences(list(kinds)))
     if own is not None:
+        shared = {p for group in groups for member in group for p in member.values()}
+        if not any(matches(p, own) for p in shared):
+            raise nothing(own, shared, "shared parameter", "own")
         groups = [[{k: p for k, p in m.items() if not matches(p, own)} for m in group] for group in groups]
     return groups
 

@@ -95,8 +95,8 @@ def factors(matrix: Array, rank: int) -> tuple[Array, Array]:
 
 
 def elements(graph: Graph) -> int:
-    """How many numbers the parameters of a model have, each counted once."""
-    return sum(cast(int, p.type.elements) for p in graph.parameters.values())
+    """How many numbers the parameters of a model have, each counted once; buffers are none."""
+    return sum(cast(int, p.type.elements) for p in graph.parameters.values() if not p.buffer)
 
 
 def factor(like: Parameter, path: str, size: tuple[int, int], initialiser: Initialiser, seed: int) -> Parameter:
