@@ -148,14 +148,12 @@ def _argument(e: t.Expr, words: Sequence[str], values: Values) -> Any:
     """The value of an option: a word, a budget, a constructor for options, a model, data, or a compile-time value."""
     if isinstance(e, t.ListOf):
         return [_argument(i, words, values) for i in e.items]
-    function = e.function if isinstance(e, t.Call) else e
-    if isinstance(function, t.Name) and not values.known(function.text):
-        if isinstance(e, t.Name) and e.text in words:
-            return e.text
-        if function.text in WORDS:
-            return _made(function.text, e, values)
     if isinstance(e, t.Name) and e.text in words:
         return e.text
+    function = e.function if isinstance(e, t.Call) else e
+    called = isinstance(e, t.Call) or (isinstance(e, t.Name) and not values.known(e.text))
+    if called and isinstance(function, t.Name) and function.text in WORDS:
+        return _made(function.text, e, values)
     if isinstance(e, t.Binary) and e.op in COMPARISONS and isinstance(e.left, t.Name):
         relation: Any = e.op
         return Limit(e.left.text, relation, values.value(e.right))

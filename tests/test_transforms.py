@@ -159,6 +159,11 @@ def test_budgets_and_words_are_options() -> None:
     assert applied.outcome.notes == ("1500",)
 
 
+def test_a_constructor_is_meant_by_a_call_whatever_the_file_declares() -> None:
+    text = "model ties = merge(small, other, method = ties(plain, density = 0.5))\nmodel m = ties |> times"
+    assert len(model(text).applied) == 2
+
+
 def test_data_are_declared(tmp_path: Path) -> None:
     numpy.savez(tmp_path / "some.npz", x=numpy.ones((5, 2, 4), "float64"))
     text = 'data some = arrays("some.npz")\nmodel m = small |> watched(some)\n'

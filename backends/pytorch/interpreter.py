@@ -43,13 +43,16 @@ class Interpreter:
     """A graph without symbols, ready to run in one phase, by the rules that its source is written by.
 
     Operators of effect `random` give their input: their meaning in inference, and their expectation in training.
-    Parameters are read when they are needed, and let go after their last use.
+    Parameters are read when they are needed, and let go after their last use; or `kept` from one run to the next.
 
     Raises:
         NetcError: where the graph holds an operator that PyTorch has no rule for, or a symbol (`symbolic-size`).
     """
 
-    def __init__(self, graph: Graph, phase: Literal["train", "infer"] = "infer", seed: int = 0) -> None:
+    def __init__(
+        self, graph: Graph, phase: Literal["train", "infer"] = "infer", seed: int = 0, *, kept: bool = False
+    ) -> None:
+        self._kept: dict[Ref, torch.Tensor] | None = {} if kept else None
         self._graph = expand(graph, RULES.direct)
         RULES.check(self._graph)
         self._training = phase == "train"
@@ -76,7 +79,12 @@ class Interpreter:
 
     def _read(self, found: dict[Ref, torch.Tensor], ref: Ref) -> torch.Tensor:
         assert isinstance(ref, ParameterRef)
+        if self._kept is not None and ref in self._kept:
+            found[ref] = self._kept[ref]
+            return found[ref]
         found[ref] = tensor(weights.value(self._graph.parameters[ref.parameter], self._seed))
+        if self._kept is not None:
+            self._kept[ref] = found[ref]
         return found[ref]
 
     def _source(self, ref: Ref) -> Ref:

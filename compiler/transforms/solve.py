@@ -107,5 +107,5 @@ def features(graph: Graph, calibration: Calibration, samples: int | None = None)
             break
         if size not in runners:
             numbers = {str(d): size for d in batches if isinstance(d, Expression)}
-            runners[size] = backend("pytorch").Interpreter(bound(graph, numbers))
+            runners[size] = backend("pytorch").Interpreter(bound(graph, numbers), kept=True)
         yield runners[size]({name: array[start : start + size] for name, array in given.items()})
