@@ -354,6 +354,29 @@ def test_layers_in_order_cost_least() -> None:
     assert depth.in_order(np.full((2, 2), np.inf)) is None
 
 
+def test_stages_are_merged_with_stages() -> None:
+    path = SPECS / "of_a_test.net"
+    text = 'import "resnet_cifar.net" { ResNet }\n' + "".join(
+        f"model {name} = ResNet({count}, project = true) (x: f32[N, 3, 16, 16])\n"
+        for name, count in (("deep", 3), ("shallow", 2))
+    )
+    program = netc.loads(Source(str(path), text, path))
+    deep, shallow = (probed(program.model(name).graph, i) for i, name in enumerate(("deep", "shallow")))
+    grown = balanced(deep, shallow, NOISE, 8, 0)
+    assert list(grown.parameters) == list(deep.parameters)
+    assert measure(shallow, grown, Contract(), probes=1).kept
+    verify(merge(deep, shallow, method=Transport(calibration=NOISE, samples=8)).graph)
+
+
+def test_likeness_is_the_same_by_rows_and_by_features() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((6, 9)), rng.standard_normal((6, 7))
+    wide = depth.likeness(a, b)
+    x, y = a - a.mean(0), b - b.mean(0)
+    by_features = (x.T @ y) ** 2
+    assert wide == pytest.approx(by_features.sum() / np.sqrt(((x.T @ x) ** 2).sum() * ((y.T @ y) ** 2).sum()))
+
+
 def test_a_shallower_model_is_merged_into_a_deeper_one() -> None:
     """A model with two blocks, and the same with a third that changes nothing: they are one function, and one model."""
     shallow = drawn("llama", LLAMA)

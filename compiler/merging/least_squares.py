@@ -75,7 +75,15 @@ def solved(squares: Array, products: Array, ridge: float) -> Array:
     """The smallest `W [out, in]` for sums `xᵀx` and `xᵀy`; `ridge` is added to the square of each input, relative to
     their mean."""
     import numpy
+    from scipy import linalg as untyped
 
+    linalg: Any = untyped
+    if ridge:  # ten times as fast as eigenvectors, which a convolution of 3 × 3 × 512 inputs has 4,608 of
+        lifted = squares + ridge * float(squares.trace()) / len(squares) * numpy.eye(len(squares))
+        try:
+            return linalg.cho_solve(linalg.cho_factor(lifted, lower=True), products).T
+        except linalg.LinAlgError:  # inputs that are zero, or so small a ridge that rounding hides it
+            pass
     sizes, vectors = numpy.linalg.eigh(squares)
     least = float(sizes[-1]) * len(sizes) * float(numpy.finfo("float64").eps)
     shift = ridge * float(sizes.mean())

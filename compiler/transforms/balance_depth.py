@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..blocks import blocks
+from ..blocks import blocks, stages
 from ..calibration import Calibration
 from ..graph import Graph, ParameterRef, Ref, Value
 from ..merging.depth import in_order, likeness
@@ -25,7 +25,8 @@ def balanced(first: Graph, other: Graph, calibration: Calibration | None, sample
     """The other model with blocks that pass on what they are given, so that it has as many as the first, and with the
     first model's names (CLAFusion: Nguyen et al., 2023).
 
-    A block stands where the first model's block is whose output is most like its own; the order stays.
+    A block stands where the first model's block is whose output is most like its own, in the same stage where both have
+    as many stages; the order stays.
 
     Raises:
         Refusal: without examples; where the other model is the deeper one, or no block of the first has its shape.
@@ -48,14 +49,32 @@ def balanced(first: Graph, other: Graph, calibration: Calibration | None, sample
     )
     one, two = outputs
     costs = numpy.array([[1 - likeness(a, b) if len(a) == len(b) else numpy.inf for b in two] for a in one])
-    chosen = in_order(costs)
+    chosen = _by_stages(costs, [[len(s) for s in stages(g)] for g in (other, first)])
     if chosen is None:
         raise Refusal(f"the blocks of {other.name} cannot be put among those of {first.name}")
     for block, start, end in zip(shallow, chosen, [*chosen[1:], len(deep)], strict=True):
         if end - start > 1:
             other = deepen(other, at=block.path, by=end - start - 1, seed=seed).graph
     made = blocks(other)
-    return renamed(other, {b.path: d.path for b, d in zip(made, deep, strict=True)})
+    grown = renamed(other, {b.path: d.path for b, d in zip(made, deep, strict=True)})
+    # What is inserted comes last among the parameters, and classes are numbered in their order.
+    order = dict.fromkeys(p for p in (*first.parameters, *grown.parameters) if p in grown.parameters)
+    return replace(grown, parameters={p: grown.parameters[p] for p in order})
+
+
+def _by_stages(costs: Array, counts: Sequence[Sequence[int]]) -> list[int] | None:
+    """`in_order` within each stage, where both models have as many: what begins a stage changes the shape."""
+    few, many = counts
+    if len(few) != len(many) or any(a > b for a, b in zip(few, many, strict=True)):
+        return in_order(costs)
+    found: list[int] = []
+    for number, (rows, columns) in enumerate(zip(few, many, strict=True)):
+        row, column = sum(few[:number]), sum(many[:number])
+        part = in_order(costs[row : row + rows, column : column + columns])
+        if part is None:
+            return None
+        found += [column + i for i in part]
+    return found
 
 
 def renamed(graph: Graph, paths: Mapping[str, str]) -> Graph:

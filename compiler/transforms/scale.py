@@ -12,7 +12,7 @@ from .proportion import Ends, Grow, Policy
 from .register import Limit, Outcome, Refusal, transform
 from .rounding import DepthRounding
 from .search import Method, Search
-from .space import Knob, Point, Space
+from .space import Built, Knob, Point, Space
 
 
 @transform
@@ -106,9 +106,7 @@ def scale(
     if made.graph == graph:
         raise Refusal("this scales nothing", option="limits" if limits else None, notes=(*notes, *made.notes))
     result = made.graph if inherit else _fresh(made.graph)
-    return Outcome(
-        result, Contract("alters"), (*notes, *space.said(point), *made.notes), _sources(made.sources, inherit)
-    )
+    return Outcome(result, Contract("alters"), (*notes, *space.said(point), *made.notes), _sources(made, inherit))
 
 
 def _exact(factor: float) -> Fraction:
@@ -139,5 +137,8 @@ def _fresh(graph: Graph) -> Graph:
     return graph.with_parameters(map(bare, graph.parameters.values()))
 
 
-def _sources(found: dict[str, str], inherit: bool) -> dict[str, tuple[str, ...]]:
-    return {new: (old,) for new, old in found.items()} if inherit else {}
+def _sources(made: Built, inherit: bool) -> dict[str, tuple[str, ...]]:
+    """Where numbers come from: nowhere, unless they are inherited, or given with the model."""
+    if inherit:
+        return {new: (old,) for new, old in made.sources.items()}
+    return {path: () for path, p in made.graph.parameters.items() if p.initialiser.kind != "given"}
