@@ -45,6 +45,8 @@ class Receipt:
     """Read in more places than before; they are among the others too."""
     dropped: tuple[str, ...]
     """Those of the models before that nothing comes from, under `model.path` where there are several models."""
+    symbols: tuple[str, ...] = ()
+    """Those of the result, but for the batch's: costs are counted with `REFERENCE` for each."""
 
     def data(self) -> dict[str, Any]:
         """The receipt as JSON-ready values."""
@@ -97,6 +99,7 @@ def receipt(applied: Applied, *, measured: bool = True, seed: int = 0) -> Receip
         tuple(p for p, own in sources.items() if not own),
         tuple(_tied(applied.models, after)),
         tuple(name if several else name.partition(":")[2] for name in known if name not in used),
+        tuple(name for name in free_symbols(after) if name not in _BATCH),
     )
 
 
@@ -171,9 +174,12 @@ def _tied(models: Sequence[Graph], after: Graph) -> Iterator[str]:
             yield path
 
 
+_BATCH = ("N", "B")
+
+
 def totals(graph: Graph) -> Totals:
     """What a model costs, of inputs with one example, and as limits count it: with `REFERENCE` for other symbols."""
-    sizes = {name: 1 if name in ("N", "B") else REFERENCE for name in free_symbols(graph)}
+    sizes = {name: 1 if name in _BATCH else REFERENCE for name in free_symbols(graph)}
     found = cost(graph, sizes).rows[0]
     return Totals(cast(int, found.parameters), cast(int, found.macs), cast(int, found.activations))
 
@@ -192,12 +198,13 @@ def _lines(found: Receipt) -> Iterator[str]:
         yield f"  measured   {size}, {m.probes} probes in float64{verdict}"
     for name, own in found.before.items():
         yield f"  before     {_cost(own)}  {name}"
-    yield f"  after      {_cost(found.after)}"
+    counted = f"  with {', '.join(f'{name} = {REFERENCE}' for name in found.symbols)}" if found.symbols else ""
+    yield f"  after      {_cost(found.after)}{counted}"
     for what in ("inherited", "changed", "new", "tied", "dropped"):
         names: tuple[str, ...] = getattr(found, what)
         if names:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            yield f"  {what:<10} {len(names)} parameters: {shown}"
+            yield f"  {what:<10} {len(names)} parameter{'s' * (len(names) > 1)}: {shown}"
     shown = found.notes if len(found.notes) <= _NOTES + 1 else found.notes[:_NOTES]
     for note in shown:
         yield f"  {note}"

@@ -125,6 +125,13 @@ def refused(run: Callable[[], object], words: str) -> Refusal:
 # ------------------------------------------------------------------------------------------------------ lora, adapters
 
 
+def test_a_weight_that_is_an_expression_is_folded_first() -> None:
+    once = lora(spec("vit"), rank=2).graph
+    with pytest.raises(Refusal, match="are expressions") as caught:
+        lora(once, rank=2)
+    assert caught.value.fix == "fold_weights() before it"
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "vit", "swin", "resnet"])
 def test_a_product_of_low_rank_is_nothing_at_first_and_folds_exactly(name: str) -> None:
     graph = spec(name)
@@ -160,7 +167,7 @@ def test_a_tied_weight_is_adapted_once_for_all_that_read_it() -> None:
 
 def test_what_cannot_be_adapted_or_folded_is_refused() -> None:
     refused(lambda: lora(spec("vit"), "nothing.*"), "no layer weight matches")
-    refused(lambda: lora(lora(spec("vit"), "head").graph, "head"), "no layer weight matches")
+    refused(lambda: lora(lora(spec("vit"), "head").graph, "head"), "are expressions")
     refused(lambda: fold_weights(spec("vit")), "no weight expression matches")
 
 

@@ -6,15 +6,16 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
-from ..graph import Edit, Graph, Node, Parameter, ParameterRef, Ref
+from ..graph import Edit, Graph, Node, Parameter, ParameterRef, Ref, Value
 from ..operators.arithmetic import Add, Mul
 from ..operators.creation import Constant
 from ..operators.layout import Reshape
 from ..operators.linear import Matmul
 from ..operators.operator import Initialiser
 from ..types import TensorType
-from .choose import Paths, matches, nothing
+from .choose import Paths, listed, matches, nothing
 from .numbers import filled
+from .register import Refusal
 
 if TYPE_CHECKING:
     import numpy
@@ -32,11 +33,17 @@ def weights(graph: Graph, at: Paths) -> dict[str, list[Node]]:
         Refusal: where there are none.
     """
     known: dict[str, list[Node]] = {}
+    made: list[str] = []
     for node in graph.nodes.values():
         weight = node.inputs[1] if node.op.name in LAYERS else None
+        if isinstance(weight, Value) and matches(node.path, at):
+            made.append(node.path)
         if isinstance(weight, ParameterRef) and graph.parameters[weight.parameter].type.dtype.is_float:
             known.setdefault(weight.parameter, []).append(node)
     chosen = {path: nodes for path, nodes in known.items() if matches(path, at)}
+    if not chosen and made:
+        text = f"the weights of {listed(made)} are expressions"
+        raise Refusal(text, nodes=made, option="at", fix="fold_weights() before it")
     if not chosen:
         raise nothing(at, known, "layer weight")
     return chosen
