@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import netc
 import pytest
@@ -373,3 +374,20 @@ def test_steps_of_a_depth_miss_none(how: str) -> None:
 def test_shortest_factors() -> None:
     assert shortest(Fraction("0.5078"), Fraction("0.5156")) == Fraction("0.51")
     assert shortest(Fraction(1, 3), Fraction("0.334")) == Fraction("0.3334")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"width": 1e9}, "1_000_000_000 times as many"),
+        ({"depth": 1e6}, "1_000_000 times as many"),
+        ({"resolution": 1_000_000}, "1_000_000 pixels on a side"),
+        ({"repeats": [100_000]}, "100_000 blocks of a stage"),
+        ({"channels": [10_000_000]}, "10_000_000 channels"),
+    ],
+)
+def test_what_is_sooner_a_mistake_than_meant_is_refused(options: dict[str, Any], words: str) -> None:
+    graph = netc.load(Path(__file__).parents[1] / "specs" / "resnet_cifar.net").model("resnet20").graph
+    with pytest.raises(Refusal, match=words) as caught:
+        scale(graph, **options)
+    assert caught.value.option == next(iter(options))

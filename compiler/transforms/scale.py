@@ -9,7 +9,7 @@ from fractions import Fraction
 from ..contract import Contract
 from ..graph import Graph, Parameter
 from .proportion import Ends, Grow, Policy
-from .register import Limit, Outcome, Refusal, transform
+from .register import MOST_PARTS, MOST_UNITS, Limit, Outcome, Refusal, refuse_many, transform
 from .rounding import DepthRounding
 from .search import Method, Search
 from .space import Built, Knob, Point, Space
@@ -89,6 +89,10 @@ def scale(
             "channels": channels,
         },
     )
+    _bound(
+        {"width": width, "depth": depth, "heads": heads},
+        {"resolution": resolution, "repeats": repeats, "channels": channels},
+    )
     policy = Policy(divisor, stem, head, grow, None if heads is None else _exact(heads), tuple(channels or ()))
     space = Space(graph, policy, depth_rounding, tuple(repeats or ()), limits)
     given = Point(
@@ -126,6 +130,23 @@ def _check_numbers(factors: Mapping[str, float | None], counts: Mapping[str, lis
         least = min(numbers or [1])
         if least < 1:
             raise Refusal(f"{name} is {least}, and must be at least 1", option=name)
+
+
+_MOST_FACTOR = 1000
+_MOST_PIXELS = 2**16
+
+
+def _bound(factors: Mapping[str, float | None], sizes: Mapping[str, int | list[int] | None]) -> None:
+    """
+    Raises:
+        Refusal: for factors, blocks, channels or pixels on a side beyond what is sooner a mistake than meant.
+    """
+    for option, factor in factors.items():
+        refuse_many(factor or 0, _MOST_FACTOR, "times as many", option)
+    most = {"resolution": (_MOST_PIXELS, "pixels on a side"), "repeats": (MOST_PARTS, "blocks of a stage")}
+    for option, size in sizes.items():
+        limit, what = most.get(option, (MOST_UNITS, "channels"))
+        refuse_many(max(size, default=0) if isinstance(size, list) else size or 0, limit, what, option)
 
 
 def _fresh(graph: Graph) -> Graph:
