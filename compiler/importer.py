@@ -147,10 +147,10 @@ class _Reader:
         if not path.is_relative_to(self.root):
             problem = Diagnostic(
                 "outside-folder",
-                f"{d.path.raw} lies outside the folder of this spec",
+                f"{d.path.raw} lies outside the folder that files of this spec may lie in",
                 (Label(d.path.span),),
                 (f"the folder is {self.root}",),
-                "allow its folder: --allow FOLDER",
+                "allow a folder that all of them lie in: --allow FOLDER",
             )
         elif path in self._open:
             chain = " → ".join(p.name for p in [*self._open[self._open.index(path) :], path])

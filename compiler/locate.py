@@ -23,9 +23,9 @@ def locate(text: str, base: Path, root: Path, span: Span) -> Path:
     if not path.is_relative_to(root):
         raise _problem(
             "outside-folder",
-            f"{text} lies outside the folder of this spec",
+            f"{text} lies outside the folder that files of this spec may lie in",
             span,
-            "move the file there, or allow its folder: --allow FOLDER",
+            "move the file there, or allow a folder that all of them lie in: --allow FOLDER",
             (f"the folder is {root}",),
         )
     if not path.exists():

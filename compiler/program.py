@@ -140,13 +140,16 @@ class Program:
 
     def _member(self, family: Family, number: Any, span: Span | None) -> Model:
         labels = (Label(span),) if span is not None else ()
-        if isinstance(number, str) and number.isdigit():
-            number = int(number)
+        if isinstance(number, str):
+            number = number.strip("\"'")
+            number = int(number) if number.isdecimal() else number
         if isinstance(number, str) and number in family.anchors:
             number = family.anchors[number]
         if not isinstance(number, int) or not 0 <= number < family.count:
             message = f"{family.name} has the members 0 to {family.count - 1}, not {number}"
-            raise NetcError([Diagnostic("unknown-member", message, labels)])
+            notes = (f"whole models are {', '.join(family.anchors)}",) if family.anchors else ()
+            close = nearest(str(number), family.anchors)
+            raise NetcError([Diagnostic("unknown-member", message, labels, notes, close)])
         graph = replace(family.member(number), name=f"{family.name}_{number}")
         return Model(graph.name, graph, spec_hash=self.spec_hash)
 
@@ -631,7 +634,7 @@ def _first_name(e: t.Expr) -> str | None:
 def read(path: str | Path, *, budget: Budget | None = None, root: Path | None = None) -> Program:
     """Read a file and everything it imports, and check syntax, imports and names.
 
-    Imports and weights must lie in the file's own folder, or below `root`.
+    Imports and weights must lie in the file's own folder, or with `root` in that one instead.
 
     Raises:
         NetcError: with all problems of the first phase that has any.

@@ -375,8 +375,9 @@ def test_modules_that_do_not_fit_are_refused() -> None:
     with pytest.raises(Refusal, match="modules, 0 to 3"):
         assemble(target, meta, module=4)
     hybrids = [assemble(target, meta, module=i) for i in (0, 1, 2)]
-    with pytest.raises(Refusal, match=r"no hybrid has layer4\.0"):
+    with pytest.raises(Refusal, match=r"no hybrid has layer4\.0") as caught:
         reassemble(target, *(h.graph for h in hybrids if isinstance(h, Outcome)))
+    assert caught.value.fix == "after the target (large comes first here), give the hybrids of all modules"
 
 
 @pytest.mark.parametrize("shared", ["refuse", "first", "mean"])

@@ -93,6 +93,13 @@ def test_the_tensors_are_those_of_mergekit(name: str, method: Any, options: dict
         assert not np.allclose(array, given[0].numpy())
 
 
+def test_what_adds_differences_says_that_statistics_are_added_too() -> None:
+    for file, name, told in (("resnet", "resnet18", True), ("llama", LLAMA, False)):
+        base = plain(file, name)
+        outcome = merge(base, base, method=TaskArithmetic(base))
+        assert any("recompute_statistics" in note for note in outcome.notes) == told
+
+
 # --------------------------------------------------------------------------------------------------- permuted copies
 
 

@@ -247,9 +247,14 @@ def test_a_family_has_members_that_are_models() -> None:
     assert print_graph(program.model("f[1]").graph).startswith("graph f_1 ")
     verify(program.model("f[other]").graph)
     assert not program.check()
+    assert program.model('f["other"]').graph == program.model("f[other]").graph
     for wrong in ("f[2]", "f[x]"):
         with pytest.raises(NetcError, match="members 0 to 1"):
             program.model(wrong)
+    with pytest.raises(NetcError) as caught:
+        program.model("f[othr]")
+    (found,) = caught.value.diagnostics
+    assert (found.fix, found.notes) == ("other", (f"whole models are {', '.join(family.anchors)}",))
     with pytest.raises(NetcError, match="f is a family of 2 models"):
         program.model("f")
 
@@ -308,7 +313,7 @@ family f = both_of(small, other)
     (found,) = json.loads(fine.output)
     assert (found["contract"], found["changed"]) == ("alters", ["head.weight"])
     assert found["measured"]["relative"] > 0.1
-    assert "no transform made it" in run(app, ["receipt", f"{path}:small"]).output
+    assert "small has no receipt: it is as it is written" in run(app, ["receipt", f"{path}:small"]).output
     listed = run(app, ["family", f"{path}:f"]).output.splitlines()
     assert listed[0] == "f: 2 members over 424 parameters"
     assert listed[2].split() == ["1", "192", "MACs", "212", "parameters", "other", "=", "other"]

@@ -35,7 +35,10 @@ BindOption = Annotated[list[str], typer.Option("--bind", metavar="N=1", help="Gi
 BudgetOption = Annotated[
     list[str], typer.Option("--budget", metavar="nodes=…", help="Raise a limit of the elaborator.")
 ]
-AllowOption = Annotated[Path | None, typer.Option("--allow", help="A folder that imports and weights may lie in.")]
+AllowOption = Annotated[
+    Path | None,
+    typer.Option("--allow", help="The folder that imports and weights must lie in, in place of the file's own."),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of the parameters that no weights are loaded into.")]
 LevelOption = Annotated[int | None, typer.Option("-O", min=0, max=3, help="Optimise first, as `netc passes` lists.")]
 PassesOption = Annotated[

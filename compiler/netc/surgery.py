@@ -83,7 +83,7 @@ def receipt(
         if form == Format.json:
             print(json.dumps([r.data() for r in found], indent=2))
         elif not found:
-            print(f"{made.name} is as it is written: no transform made it")
+            print(f"{made.name} has no receipt: it is as it is written, or a member of a family as it is there")
         else:
             print("\n\n".join(map(str, found)))
         if any(r.measured is not None and not r.measured.kept for r in found):

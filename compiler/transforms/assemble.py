@@ -30,9 +30,10 @@ def assemble(
     """Hybrids for training a large model module by module: a shallow meta model, in which one of its modules is
     replaced by that of the target.
 
-    Both models are divided at corresponding joints into modules. Hybrid i has module i of the target, which is trained,
-    and all others of the meta model, which are frozen. Paths stand below the models' names. `reassemble` puts the
-    trained modules together. Without `module` the result is the family of all hybrids, as many as there are modules.
+    The first model is the target, the second the meta model. Both are divided at corresponding joints into modules.
+    Hybrid i has module i of the target, which is trained, and all others of the meta model, which are frozen. Paths
+    stand below the models' names. `reassemble` puts the trained modules together. Without `module` the result is the
+    family of all hybrids, as many as there are modules.
 
     Contract: alters. What is preserved: every module computes exactly what it does in its model; inputs and outputs are
     those of the target.
@@ -140,7 +141,7 @@ def _moved(parameter: Parameter, path: str) -> Parameter:
 
 @transform
 def reassemble(target: Graph, *hybrids: Graph, shared: Literal["refuse", "first", "mean"] = "refuse") -> Outcome:
-    """The target of `assemble` with the modules that its hybrids have trained.
+    """The target of `assemble` with the modules that its hybrids have trained: the target first, then all hybrids.
 
     Contract: alters. What is preserved: the target's structure and trained parameters; from hybrids that nothing was
     trained in comes the target itself.
@@ -165,7 +166,8 @@ def reassemble(target: Graph, *hybrids: Graph, shared: Literal["refuse", "first"
     missing = [path for path, own in found.items() if not own]
     if missing:
         message = f"no hybrid has {listed(missing)} of {target.name}"
-        raise Refusal(message, nodes=missing, fix="give the hybrids of all modules")
+        fix = f"after the target ({target.name} comes first here), give the hybrids of all modules"
+        raise Refusal(message, nodes=missing, fix=fix)
     new = [_one(target.parameters[path], own, shared) for path, own in found.items()]
     notes = (f"{len(new)} parameters of {len(hybrids)} hybrids",)
     given = {path: tuple(p.path for p in own) for path, own in found.items()}

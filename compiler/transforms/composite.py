@@ -80,7 +80,7 @@ def composite(
     }
     new = [p for p in made.parameters if p.startswith("links.")]
     notes = (
-        f"{len(chained)} assisting backbones: {listed(names[1:])}",
+        f"{len(chained)} assisting backbone{'s' * (len(chained) > 1)}: {listed(names[1:])}",
         f"stages end at {listed(str(v) for v in levels[0][1:])}",
         f"{len(new)} new parameters in the links",
     )

@@ -68,7 +68,7 @@ def ensemble(
     edit.output(outputs[0], weighted(edit, "fusion.sum", predictions, weights))
     made = edit.done()
     new = [p for p in made.parameters if p.startswith("fusion.")]
-    notes = (f"{len(heads)} depths are joined", f"{len(new)} new parameters")
+    notes = (f"{len(heads)} depth{'s are' if len(heads) > 1 else ' is'} joined", f"{len(new)} new parameters")
     kept = sources(names[0], first, made) | sources(names[1], second, made) | dict.fromkeys(new, ())
     return Outcome(made, Contract(), notes, kept)
 

@@ -76,7 +76,7 @@ def interface(
     new = [p for p in made.parameters if p.startswith("interface.")]
     notes = (
         f"features: {wanted} from {len(joints)} joints: {listed(ends)}",
-        f"{len(new)} new parameters; the model is {'frozen' if freeze else 'trained too'}",
+        f"{len(new)} new parameter{'s' * (len(new) > 1)}; the model is {'frozen' if freeze else 'trained too'}",
     )
     return Outcome(made, Contract("alters"), notes, sources(name, graph, made) | dict.fromkeys(new, ()))
 

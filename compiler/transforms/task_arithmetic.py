@@ -37,7 +37,10 @@ class _Tasks:
             return combine.add_tasks(given[0], deltas, weights, agree=self.agree, mean=self.mean, scale=self.scale)
 
         text = f"{self.base.name} and what {', '.join(names(models))} differ from it by"
-        return combined([self.base, *models], numbers, seed, text)
+        notes = [text]
+        if any(n.op.name == "batch_norm" for n in self.base.nodes.values()):
+            notes.append("statistics of batch norms too, so that variances may be below 0: recompute_statistics")
+        return combined([self.base, *models], numbers, seed, *notes)
 
     def sparse(self, path: str, deltas: Sequence[Array], seed: int) -> Sequence[Array]:
         """What is left of the differences."""
