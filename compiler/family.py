@@ -8,6 +8,7 @@ from functools import cached_property
 
 from .cost import cost, free_symbols
 from .graph import Graph, Parameter
+from .weights import LoadReport
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Family:
     anchors: Mapping[str, int] = field(default_factory=dict[str, int])
     """Members that were whole models before, by their names."""
     notes: tuple[str, ...] = ()
+    reports: tuple[LoadReport, ...] = ()
+    """What loading weights did, into models that it is made of or into the store."""
 
     def __str__(self) -> str:
         return f"the family {self.name} of {self.count:,} models"

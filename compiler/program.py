@@ -151,7 +151,7 @@ class Program:
             close = nearest(str(number), family.anchors)
             raise NetcError([Diagnostic("unknown-member", message, labels, notes, close)])
         graph = replace(family.member(number), name=f"{family.name}_{number}")
-        return Model(graph.name, graph, spec_hash=self.spec_hash)
+        return Model(graph.name, graph, family.reports, spec_hash=self.spec_hash)
 
     def _no_model(self, name: str, value: Any) -> Diagnostic:
         place = self.scope.declared.get(name)
@@ -413,12 +413,12 @@ class Program:
         except NetcError as error:
             self.diagnostics.extend(error.diagnostics)
             raise Fault() from None
+        reports = tuple(r for m in used for r in m.reports)
         if isinstance(made, Family):
-            return replace(made, name=name)
+            return replace(made, name=name, reports=reports)
         made = renamed(made, name)
         first = used[0]
         applied = tuple({id(a): a for m in used for a in m.applied}.values())
-        reports = tuple(r for m in used for r in m.reports)
         stages = (*first.stages, made.stage)
         return Model(name, made.outcome.graph, reports, self.spec_hash, frozenset(), stages, (*applied, made))
 
@@ -430,7 +430,8 @@ class Program:
             raise Fault(Diagnostic("pipe", message, (Label(stage.span),), fix=f"model one = {family.name}[0]"))
         store = Graph(family.name, parameters=family.parameters)
         loaded = self._load(scope, Model(family.name, store), stage.arguments, stage.span, name)
-        return replace(family.with_parameters(loaded.graph.parameters), name=name)
+        reports = (*family.reports, *loaded.reports)
+        return replace(family.with_parameters(loaded.graph.parameters), name=name, reports=reports)
 
     def _data(self, scope: FileScope, declaration: t.Data) -> Calibration:
         """`data calib = pictures("photos", samples = 200)`."""

@@ -269,10 +269,15 @@ def test_weights_are_loaded_into_a_family(tmp_path: Path) -> None:
         tmp_path / "store.safetensors",
     )
     text += 'family g = f |> load("store.safetensors")\nfamily h = f |> times'
-    program = netc.loads(Source(str(tmp_path / "net.net"), NET + text, tmp_path / "net.net"))
+    path = tmp_path / "net.net"
+    path.write_text(NET + text)
+    program = netc.load(path)
     data = program.model("g[1]").graph.parameters["other.head.bias"].data
     assert data is not None
     assert (data.load() == 7).all()
+    assert not program.model("f[1]").reports
+    (report,) = program.model("g[1]").reports
+    assert report is program.family("g").reports[0]
     with pytest.raises(NetcError, match="other transforms take one of its members"):
         program.family("h")
 
