@@ -53,7 +53,7 @@ BUILDS_ON = {
     "blocks": "graph paths",
     "place": "graph paths",
     "paths": "",
-    "family": "graph cost",
+    "family": "graph cost weights",
     "merging": "axes blocks calibration passes",
     "reach": "graph",
     "transforms": "blocks place paths family probe measure calibration merging reach",
