@@ -164,6 +164,13 @@ def cost(graph: Graph, bind: Mapping[str, int] | None = None, phase: Literal["tr
     )
 
 
+def assumed(graph: Graph) -> dict[str, int]:
+    """A number for every symbol of a graph, where none is given: 1 where it is some input's first dimension (the
+    batch), else `REFERENCE`."""
+    first = {str(node.types[0].shape[0]) for node in graph.inputs.values() if node.types[0].rank}
+    return {name: 1 if name in first else REFERENCE for name in sorted(free_symbols(graph))}
+
+
 def free_symbols(graph: Graph) -> frozenset[str]:
     """The symbols that the sizes of a graph depend on."""
     types = {t for node in graph.inputs.values() for t in node.types} | {p.type for p in graph.parameters.values()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from .cost import cost, free_symbols
+from .cost import assumed, cost
 from .graph import Graph, Parameter
 from .weights import LoadReport
 
@@ -66,16 +66,14 @@ class MemberCost:
     anchor: str | None = None
 
 
-def costs(family: Family, bind: Mapping[str, int] | None = None) -> list[MemberCost]:
-    """The multiply-accumulates and parameters of every member, in their order, as `netc.compiler.cost` counts them.
-    Symbols that `bind` gives no number are 1: costs are of one example."""
+def costs(family: Family, most: int | None = None) -> list[MemberCost]:
+    """The multiply-accumulates and parameters of every member, in their order, or of the first so many: of one example,
+    as limits and receipts count them (`assumed`)."""
     anchors = {number: name for name, number in family.anchors.items()}
     found: list[MemberCost] = []
-    for number in range(family.count):
+    for number in range(family.count if most is None else min(most, family.count)):
         graph = family.member(number)
-        free = free_symbols(graph)
-        given = {name: size for name, size in (bind or {}).items() if name in free}
-        report = cost(graph, {**dict.fromkeys(free, 1), **given})
+        report = cost(graph, assumed(graph))
         macs, parameters = report.macs, report.parameters
         assert isinstance(macs, int), "every symbol has a number"
         assert isinstance(parameters, int), "every symbol has a number"

@@ -122,9 +122,9 @@ def _takes_more(found: Transform, models: Sequence[Graph]) -> bool:
 
 def _few(found: Transform, given: int, call: t.Expr) -> NetcError:
     names = ", ".join("abcdefgh"[: max(found.models, 2)])
-    message = f"{found.name} takes {found.models} models or more, and here {'is one' if given == 1 else 'are none'}"
-    if not found.several:
-        message = message.replace(" or more", "")
+    wanted = "a model" if found.models == 1 else f"{found.models} models"
+    more = " or more" if found.several else ""
+    message = f"{found.name} takes {wanted}{more}, and here {'is one' if given == 1 else 'are none'}"
     return NetcError([Diagnostic("missing-argument", message, (Label(call.span),), fix=f"{found.name}({names}, …)")])
 
 

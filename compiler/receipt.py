@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from .contract import Contract
-from .cost import REFERENCE, cost, free_symbols
+from .cost import REFERENCE, assumed, cost
 from .diagnostic import Diagnostic, Label
 from .graph import Graph, Parameter, ParameterRef
 from .invoke import Applied
@@ -99,7 +99,7 @@ def receipt(applied: Applied, *, measured: bool = True, seed: int = 0) -> Receip
         tuple(p for p, own in sources.items() if not own),
         tuple(_tied(applied.models, after)),
         tuple(name if several else name.partition(":")[2] for name in known if name not in used),
-        tuple(name for name in free_symbols(after) if name not in _BATCH),
+        tuple(name for name, size in assumed(after).items() if size == REFERENCE),
     )
 
 
@@ -174,13 +174,9 @@ def _tied(models: Sequence[Graph], after: Graph) -> Iterator[str]:
             yield path
 
 
-_BATCH = ("N", "B")
-
-
 def totals(graph: Graph) -> Totals:
     """What a model costs, of inputs with one example, and as limits count it: with `REFERENCE` for other symbols."""
-    sizes = {name: 1 if name in _BATCH else REFERENCE for name in free_symbols(graph)}
-    found = cost(graph, sizes).rows[0]
+    found = cost(graph, assumed(graph)).rows[0]
     return Totals(cast(int, found.parameters), cast(int, found.macs), cast(int, found.activations))
 
 

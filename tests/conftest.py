@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,3 +35,26 @@ def _same_random_numbers() -> None:
 
     random.seed(0)
     numpy.random.seed(0)  # noqa: NPY002 - the legacy generator is global, and that is the point
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[int], None]]:
+    """Stop the next run inside a step: after the optimizer has changed the weights, before anything is counted."""
+    from interruption import Interruption
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    handles: list[Any] = []
+
+    def at(step: int) -> None:
+        left = [step]
+
+        def count(*_: object) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Interruption
+
+        handles.append(register_optimizer_step_post_hook(count))
+
+    yield at
+    for handle in handles:
+        handle.remove()

@@ -23,6 +23,7 @@ import netc
 import numpy
 import pytest
 import torch
+from interruption import Interruption
 from netc.__main__ import app
 from netc.backends.pytorch import module
 from netc.backends.training import Result, parse_options, train
@@ -36,7 +37,6 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from typer.testing import CliRunner
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -369,30 +369,6 @@ def test_progress_is_shown_on_a_console(tmp_path: Path, graph: Callable[[str], G
 
 
 # ----------------------------------------------------------------------------------------------- the same result
-
-
-class Interruption(BaseException):
-    """As sudden as a signal, but in this process."""
-
-
-@pytest.fixture
-def interrupt() -> Iterator[Callable[[int], None]]:
-    """Stop the next run inside a step: after the optimizer has changed the weights, before anything is counted."""
-    handles: list[Any] = []
-
-    def at(step: int) -> None:
-        left = [step]
-
-        def count(*_: object) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                raise Interruption
-
-        handles.append(register_optimizer_step_post_hook(count))
-
-    yield at
-    for handle in handles:
-        handle.remove()
 
 
 def test_the_same_options_give_the_same_bytes(run: Callable[..., Result]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import netc
 import pytest
 import torch
+from interruption import Interruption
 from netc.__main__ import app
 from netc.backends.pytorch import module
 from netc.backends.training import Result, parse_options, train
@@ -27,7 +28,6 @@ from netc.compiler.source import Source
 from netc.compiler.weights import InMemory, value
 from safetensors.torch import load_file
 from torch.nn import functional
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from typer.testing import CliRunner
 
 NETWORK = """
@@ -75,30 +75,6 @@ def run(tmp_path: Path) -> Callable[..., Result]:
         return train(model, parse_options(values), teacher=by)
 
     return start
-
-
-class Interruption(BaseException):
-    """As sudden as a signal, but in this process."""
-
-
-@pytest.fixture
-def interrupt() -> Iterator[Callable[[int], None]]:
-    """Stop the next run inside a step, after the weights have changed."""
-    handles: list[Any] = []
-
-    def at(step: int) -> None:
-        left = [step]
-
-        def count(*_: object) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                raise Interruption
-
-        handles.append(register_optimizer_step_post_hook(count))
-
-    yield at
-    for handle in handles:
-        handle.remove()
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:

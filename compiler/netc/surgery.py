@@ -98,31 +98,33 @@ def family(
     allow: AllowOption = None,
 ) -> None:
     """Count the members of a family, and list each with its multiply-accumulates and parameters."""
-    from .compiler.receipt import totals
+    from .compiler.family import costs
 
     with reporting(form):
         program, name = opened(model, (), allow)
         if name is None and len(program.families) == 1:
             name = program.families[0]
         found = program.family(name or "")
-        anchors = {number: anchor for anchor, number in found.anchors.items()}
-        count = found.count if not limit else min(limit, found.count)
-        rows: list[dict[str, Any]] = []
-        for number in range(count):
-            own = totals(found.member(number))
-            label, anchor = found.label(number), anchors.get(number, "")
-            rows.append(
-                {"member": number, "label": label, "macs": own.macs, "parameters": own.parameters, "anchor": anchor}
-            )
+        members = costs(found, limit or None)
         if form == Format.json:
+            rows = [
+                {
+                    "member": m.number,
+                    "label": m.label,
+                    "macs": m.macs,
+                    "parameters": m.parameters,
+                    "anchor": m.anchor or "",
+                }
+                for m in members
+            ]
             print(json.dumps({"family": found.name, "count": found.count, "members": rows}, indent=2))
             return
         stored = sum(cast(int, p.type.elements) for p in found.parameters.values() if not p.buffer)
         print(f"{found.name}: {found.count:,} members over {stored:,} parameters")
         for note in found.notes:
             print(f"  {note}")
-        for row in rows:
-            label = f"{row['label']}  = {row['anchor']}" if row["anchor"] else row["label"]
-            print(f"{row['member']:>6}  {row['macs']:>16,} MACs  {row['parameters']:>14,} parameters  {label}")
-        if count < found.count:
-            print(f"… and {found.count - count:,} more; --limit 0 lists all", file=sys.stderr)
+        for m in members:
+            label = f"{m.label}  = {m.anchor}" if m.anchor else m.label
+            print(f"{m.number:>6}  {m.macs:>16,} MACs  {m.parameters:>14,} parameters  {label}")
+        if len(members) < found.count:
+            print(f"… and {found.count - len(members):,} more; --limit 0 lists all", file=sys.stderr)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from ..cost import REFERENCE, Report, Row, cost
+from ..cost import Report, Row, assumed, cost
 from ..graph import Graph, Input, Node, Parameter, ParameterRef, Ref, Scope
 from ..operators.operator import Operator
 from ..pipeline import Measurement, Stage, Trace
 from ..source import Source, Span
 from ..text import literal
-from ..types import TensorType, symbols
+from ..types import TensorType
 
 _PHASES = {"both": 0, "train": 1, "infer": 2}
 _LONGEST = 2000
@@ -34,14 +34,6 @@ def collect(
         NetcError: where `bind` names no symbol of the model (`bind`).
     """
     return _Collector(dict(bind or {}), phase).data(trace)
-
-
-def assumed(graph: Graph) -> dict[str, int]:
-    """A number for every symbol of a graph, where none is given."""
-    types = [*(node.types[0] for node in graph.inputs.values()), *(p.type for p in graph.parameters.values())]
-    free = sorted({name for t in types for d in t.shape for name in symbols(d)})
-    first = {str(node.types[0].shape[0]) for node in graph.inputs.values() if node.types[0].rank}
-    return {name: 1 if name in first else REFERENCE for name in free}
 
 
 class _Pool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 
-from ..cost import Row, cost
+from ..cost import Row, assumed, cost
 from ..graph import Graph
 from ..types import Dim
-from .collect import assumed
 
 _ROWS = 1000
 """More rows than this are cut off: a notebook keeps its output in its file."""

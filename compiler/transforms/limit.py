@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import ceil, floor
 from typing import cast
 
-from ..cost import REFERENCE, Report, cost, free_symbols
+from ..cost import Report, assumed, cost
 from ..diagnostic import nearest
 from ..graph import Graph
 from ..types import Dim
@@ -23,7 +23,6 @@ QUANTITIES: dict[str, Callable[[Report], Dim]] = {
 time, and of the parameters."""
 
 _NAMES = {"params": "parameters"}
-_ONE = frozenset({"N", "B"})
 
 
 def spent(graph: Graph, quantity: str) -> int:
@@ -36,8 +35,7 @@ def spent(graph: Graph, quantity: str) -> int:
     if name not in QUANTITIES:
         message = f"there is no limit of {quantity}"
         raise Refusal(message, option="limit", notes=(", ".join(QUANTITIES),), fix=nearest(quantity, QUANTITIES))
-    sizes = {symbol: 1 if symbol in _ONE else REFERENCE for symbol in free_symbols(graph)}
-    return cast(int, QUANTITIES[name](cost(graph, sizes)))
+    return cast(int, QUANTITIES[name](cost(graph, assumed(graph))))
 
 
 def allowed(limit: Limit) -> int:

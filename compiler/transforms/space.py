@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from ..axes import Analysis, Selection, analyse
-from ..cost import REFERENCE, Report, cost, free_symbols
+from ..cost import Report, assumed, cost, free_symbols
 from ..diagnostic import NetcError, nearest
 from ..graph import Graph, GraphError, Node, Parameter, verify
 from ..operators.attention import ScaledDotProductAttention
 from ..passes.bind import bind
-from ..types import Dim, Expression, symbols
+from ..types import Dim, Expression
 from .choose import listed
 from .extent import Stuck, with_inputs
 from .fan import refitted
@@ -94,8 +94,7 @@ class Space:
     def _sizes(self, limits: Sequence[Limit]) -> dict[str, int]:
         """A number for each symbol: 1 for batches, the one that limits give, or the one that stands for all."""
         free = free_symbols(self.graph)
-        batch = {s for n in self.graph.inputs.values() for d in n.types[0].shape[:1] for s in symbols(d)}
-        sizes = {name: 1 if name in batch else REFERENCE for name in free}
+        sizes = assumed(self.graph)
         known = [*QUANTITIES, "heads", *KNOBS, *sorted(free)]
         for limit in limits:
             if limit.quantity not in known:
