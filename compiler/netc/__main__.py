@@ -435,7 +435,7 @@ def _train_signature() -> inspect.Signature:
 def _help(field: Any) -> str:
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     words = [f"one of {', '.join(choices)}"] if choices else []
-    if not field.is_required() and field.annotation is not bool:
+    if not field.is_required() and field.annotation is not bool and field.default is not None:
         words.append(f"default {field.default}")
     elif field.annotation is Path:
         words.append("default build/MODEL")
