@@ -57,6 +57,7 @@ BUILDS_ON = {
     "merging": "axes blocks calibration passes",
     "reach": "graph",
     "transforms": "blocks place paths family probe measure calibration merging reach",
+    "fusion": "passes paths",
     "passes": "axes cost contract backend weights",
     "elaboration": "syntax names budget target",
     "importer": "syntax names rename",

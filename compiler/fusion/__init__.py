@@ -1,0 +1,1 @@
+"""Layer fusion: groups of nodes that are executed together, what they cost, and how to choose them."""
