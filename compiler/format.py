@@ -56,8 +56,8 @@ _CLOSE = frozenset(_OPEN.values())
 
 # Operators of one precedence form one group.
 _LEVEL = {
-    "OR": 0, "AND": 1, "COMPARE": 2, "IN": 2, "JOIN": 3, "PLUS": 4, "MINUS": 4, "TIMES": 5, "AT": 5, "PERCENT": 5,
-    "POWER": 6,
+    "OR": 0, "BAR": 0, "AND": 1, "COMPARE": 2, "IN": 2, "JOIN": 3, "PLUS": 4, "MINUS": 4, "TIMES": 5, "AT": 5,
+    "PERCENT": 5, "POWER": 6,
 }  # fmt: skip
 
 # Before these a line may end outside of brackets, too; see _NEWLINE in the grammar.
@@ -384,6 +384,10 @@ class _Formatter:
                 parts.append(Text(text=" "))
             parts.append(self._doc(child))
         return Concat(parts=parts)
+
+    def _on_fuse_auto(self, children: list[Part]) -> Doc:
+        words = self._sentence([c for c in children if isinstance(c, Token)])
+        return Concat(parts=[words, *(self._doc(c) for c in children if isinstance(c, Tree))])
 
     def _on_rename_step(self, children: list[Part]) -> Doc:
         pipe, name, arguments = children

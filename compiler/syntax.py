@@ -116,7 +116,9 @@ def _uncollected() -> Generator[None, None, None]:
 
 
 _HEAD = re.compile(
-    r"^(?:import|module|model|let|func|extern|rename|rewrite|pipeline|target|expect|graph)\b(?=[ \t]*[\w\"])", re.M
+    r"^(?:import|module|model|family|data|let|func|extern|rename|rewrite|pipeline|target|plan|expect|graph)\b"
+    r"(?=[ \t]*[\w\"])",
+    re.M,
 )
 _MOST = 20
 """So many problems are reported at once."""
@@ -451,6 +453,46 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def target(self, meta: Meta, items: Items) -> t.Target:
         return t.Target(self._span(meta), self._name(items[0]), items[1])
+
+    def plan(self, meta: Meta, items: Items) -> t.Plan:
+        name, model, target, *clauses = items
+        return t.Plan(self._span(meta), self._name(name), model, self._name(target), tuple(_present(clauses)))
+
+    def batch(self, meta: Meta, items: Items) -> t.Batch:
+        return t.Batch(self._span(meta), items[0])
+
+    def bind(self, meta: Meta, items: Items) -> t.Bind:
+        return t.Bind(self._span(meta), tuple(items))
+
+    def apply(self, meta: Meta, items: Items) -> t.Apply:
+        return t.Apply(self._span(meta), tuple(items))
+
+    def layout(self, meta: Meta, items: Items) -> t.Layout:
+        return t.Layout(self._span(meta), self._name(items[0]))
+
+    def dtype(self, meta: Meta, items: Items) -> t.Dtype:
+        return t.Dtype(self._span(meta), self._name(items[0]))
+
+    def fuse_group(self, meta: Meta, items: Items) -> t.FuseGroup:
+        return t.FuseGroup(self._span(meta), self._name(items[0]), items[1])
+
+    def paths(self, meta: Meta, items: Items) -> tuple[t.Path, ...]:
+        return tuple(_present(items))
+
+    def fuse_pattern(self, meta: Meta, items: Items) -> t.FusePattern:
+        return t.FusePattern(self._span(meta), items[0])
+
+    def fuse_auto(self, meta: Meta, items: Items) -> t.FuseAuto:
+        return t.FuseAuto(self._span(meta), items[0] or ())
+
+    def tune(self, meta: Meta, items: Items) -> t.Tune:
+        return t.Tune(self._span(meta), tuple(items))
+
+    def limits(self, meta: Meta, items: Items) -> t.Limits:
+        return t.Limits(self._span(meta), tuple(items))
+
+    def number_alone(self, meta: Meta, items: Items) -> t.Number:
+        return t.Number(self._at(items[0]), self._whole(str(items[0]), self._at(items[0])), None)
 
     def expect(self, meta: Meta, items: Items) -> t.Expect:
         name, arguments, *entries = items

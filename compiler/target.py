@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from . import tree as t
 from .diagnostic import Diagnostic, Label, NetcError, nearest
+from .quantity import EXAMPLES, Quantity, wrong_unit
 from .source import Span
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a field of a target measures."""
+
+    quantity: Quantity
+
+
+Bytes = Annotated[int, Field(ge=1), Unit("bytes")]
+BytesPerSecond = Annotated[int, Field(ge=1), Unit("bytes per second")]
+CountPerSecond = Annotated[int, Field(ge=1), Unit("a count per second")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +33,14 @@ class Target:
     """Base of all targets; the class of each is found in `TARGETS` under its name in the language."""
 
     kind: ClassVar[str]
+    compiles: ClassVar[bool] = True
+    """Whether there is code for it; else it is a cost model, for plans."""
 
     def __str__(self) -> str:
         given = [
-            f"{f.name} = {_text(getattr(self, f.name))}" for f in fields(self) if getattr(self, f.name) != f.default
+            f"{f.name} = {_text(getattr(self, f.name))}"
+            for f in fields(self)
+            if f.default is MISSING or getattr(self, f.name) != f.default
         ]
         return f"{self.kind}({', '.join(given)})"
 
@@ -54,7 +71,7 @@ class LLVM(Target):
     threads: Positive | None = None
     triple: Annotated[str, Field(min_length=1)] | None = None
     features: tuple[Annotated[str, Field(pattern=r"^[+-][\w.\-]+$")], ...] = ()
-    cache: Positive | None = None
+    cache: Bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +84,22 @@ class CUDA(Target):
     arch: Annotated[str, Field(pattern=r"^sm_\d+[a-z]?$")] | None = None
 
 
-TARGETS: dict[str, type[Target]] = {cls.kind: cls for cls in (LLVM, CUDA)}
+@dataclass(frozen=True, slots=True)
+class Accelerator(Target):
+    """A cost model of a chip with a memory of its own: `buffer` bytes of it, filled from and emptied into DRAM at
+    `dram` bytes per second, and `macs` multiply-accumulates per second, None where computing takes no time worth
+    counting."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    kind: ClassVar[str] = "accelerator"
+    compiles: ClassVar[bool] = False
+
+    buffer: Bytes
+    dram: BytesPerSecond
+    macs: CountPerSecond | None = None
+
+
+TARGETS: dict[str, type[Target]] = {cls.kind: cls for cls in (LLVM, CUDA, Accelerator)}
 """Every kind of target by its name in the language."""
 
 
@@ -95,12 +127,19 @@ def read_target(declaration: t.Target, constant: Callable[[t.Expr], Any]) -> Tar
         message = f"there is no kind of target {written}"
         notes = (f"kinds: {', '.join(TARGETS)}",)
         raise _problem("unknown-target", message, function.span, nearest(written, TARGETS), notes)
+    units = _units(TARGETS[function.text])
     places: dict[str, Span] = {}
     attributes: dict[str, Any] = {}
     for argument in value.arguments if isinstance(value, t.Call) else ():
         if argument.name is None:
             message = f"{function.text} takes its arguments by name"
-            raise _problem("target", message, argument.span, 'cpu = "native"')
+            raise _problem("target", message, argument.span, _EXAMPLES[function.text])
+        if argument.name.text in attributes:
+            raise _problem("target", f"{argument.name.text} is given twice", argument.span, None)
+        wanted = units.get(argument.name.text)
+        problem = wanted and wrong_unit(argument.name.text, wanted, argument.value)
+        if problem:
+            raise NetcError([problem])
         places[argument.name.text] = argument.span
         attributes[argument.name.text] = constant(argument.value)
     try:
@@ -109,17 +148,33 @@ def read_target(declaration: t.Target, constant: Callable[[t.Expr], Any]) -> Tar
         raise NetcError([_refused(function, e, places, declaration) for e in error.errors()]) from None
 
 
+_EXAMPLES = {"llvm": 'cpu = "native"', "cuda": 'arch = "sm_80"', "accelerator": "buffer = 512 KiB, dram = 8 GB/s"}
+
+
+def _units(cls: type[Target]) -> dict[str, Quantity]:
+    """What the fields of a target measure that measure something."""
+    found: dict[str, Quantity] = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        for part in (hint, *get_args(hint)):
+            found.update((name, m.quantity) for m in getattr(part, "__metadata__", ()) if isinstance(m, Unit))
+    return found
+
+
 def _refused(function: t.Name, error: Any, places: Mapping[str, Span], declaration: t.Target) -> Diagnostic:
     name = str(error["loc"][0]) if error["loc"] else ""
-    accepted = list(TARGETS[function.text].__dataclass_fields__)
+    accepted = [f.name for f in fields(TARGETS[function.text])]
+    notes = (f"its arguments: {', '.join(accepted)}",)
     span = places.get(name, declaration.value.span)
+    fix = None
     if "unexpected" in error["type"]:
-        message = f"{function.text} has no argument {name}"
+        message, fix = f"{function.text} has no argument {name}", nearest(name, accepted)
+    elif error["type"] == "missing":
+        unit = _units(TARGETS[function.text]).get(name)
+        message = f"{function.text} needs its {name}"
+        fix = f"{name} = {EXAMPLES[unit]}" if unit else f"{name} = …"
     else:
         message = f"{function.text} cannot take {error['input']!r} as {name}: {error['msg']}"
-    return Diagnostic(
-        "target", message, (Label(span),), (f"its arguments: {', '.join(accepted)}",), nearest(name, accepted)
-    )
+    return Diagnostic("target", message, (Label(span),), notes, fix)
 
 
 def _problem(code: str, message: str, span: Span, fix: str | None, notes: tuple[str, ...] = ()) -> NetcError:

@@ -439,6 +439,81 @@ class Target(Declaration):
 
 
 @dataclass(frozen=True, slots=True)
+class Batch(Tree):
+    size: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Bind(Tree):
+    """`bind T = 128`: symbols by name."""
+
+    sizes: tuple[tuple[Identifier, Expr], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Tree):
+    """`apply fold, eliminate_dead(parameters = false)`."""
+
+    steps: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout(Tree):
+    name: Identifier
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype(Tree):
+    name: Identifier
+
+
+@dataclass(frozen=True, slots=True)
+class FuseGroup(Tree):
+    """`fuse group stem = [conv1, "layer1.0.**"]`."""
+
+    name: Identifier
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FusePattern(Tree):
+    """`fuse pattern conv2d |> batch_norm? |> (relu | silu)?`: names and calls of operators in `Pipe`, `Quantified` and
+    `Binary` with the operator `|`."""
+
+    pattern: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class FuseAuto(Tree):
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tune(Tree):
+    entries: tuple[tuple[Identifier, Expr], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(Tree):
+    """`require latency <= 20 ms, parameters <= 6 M`."""
+
+    conditions: tuple[Expr, ...]
+
+
+Clause = Batch | Bind | Apply | Layout | Dtype | FuseGroup | FusePattern | FuseAuto | Tune | Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Declaration):
+    """`plan name for model on target { … }`; the model is a `Name`, or an `Index` of a family's."""
+
+    name: Identifier
+    model: Expr
+    target: Identifier
+    clauses: tuple[Clause, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Expect(Declaration):
     name: Identifier
     arguments: tuple[Argument, ...]

@@ -1,0 +1,40 @@
+"""What the unit of a number measures: bytes are no bytes per second, and neither are a time."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from . import tree as t
+from .diagnostic import Diagnostic, Label
+
+Quantity = Literal["bytes", "bytes per second", "a count", "a count per second", "seconds", "a fraction"]
+
+EXAMPLES: dict[Quantity, str] = {
+    "bytes": "512 KiB",
+    "bytes per second": "8 GB/s",
+    "a count": "6 M",
+    "a count per second": "1 T/s",
+    "seconds": "20 ms",
+    "a fraction": "1e-4",
+}
+
+
+def measured(unit: str) -> Quantity:
+    """What a unit of the language measures."""
+    if "B" in unit:
+        return "bytes per second" if unit.endswith("/s") else "bytes"
+    if unit.removesuffix("/s") in ("s", "ms", "us"):
+        return "a fraction" if unit.endswith("/s") else "seconds"
+    return "a count per second" if unit.endswith("/s") else "a count"
+
+
+def wrong_unit(name: str, wanted: Quantity, written: t.Expr) -> Diagnostic | None:
+    """What is wrong with a number whose unit measures something else than `name` is. One without a unit is in bytes or
+    seconds, and a count stands for a count per second as well."""
+    if not isinstance(written, t.Number) or written.unit is None:
+        return None
+    found = measured(written.unit)
+    if found == wanted or (found, wanted) == ("a count", "a count per second"):
+        return None
+    message = f"{name} is {wanted}, and {written.span.text} is {found}"
+    return Diagnostic("unit", message, (Label(written.span),), fix=EXAMPLES[wanted])
