@@ -1,0 +1,585 @@
+"""What executing a group costs: bytes on chip, and bytes to and from DRAM, by formulas.
+
+The machine has a buffer on chip and a DRAM. A **layer** reads its input from the buffer and writes its output there.
+What enters or leaves a group goes through DRAM once for each time it is read or written; what stays inside goes
+nowhere.
+
+**Steps.** Lines of a value lie along one of its axes: rows of an image, tokens of a sequence. In each of `steps` steps
+a group makes an equal share of the lines of every value that leaves it, and of each other value the lines that its
+readers need for that (`stream.reads`), and none twice. Lines that are needed again stay: a convolution with kernel k,
+stride s and dilation d keeps (k − 1)·d + 1 − s of them between steps of one line, and a branch all those that its join
+waits for.
+
+**Phases.** A node that needs all lines of a value (keys and values of attention; what a gate multiplies by the mean of
+everything) runs in a later phase than what makes it: the group goes through its steps once for each phase. A mean, sum
+or extremum over lines gathers them as they come, and holds only its result.
+
+**Strips.** Lines are cut into `strips` equal parts, one after the other. What overlaps between strips (the halo of a
+convolution) is read, and computed, again. With `halo = "recompute"` steps begin afresh as well: the share of each step
+is a tile, and nothing is kept between tiles.
+
+**Within a step** nodes run one by one, in the order of the graph, each making all its lines of the step. A line of a
+group's input is loaded before its first reader runs; a line is freed after its last reader ran, and an element-wise
+node that is the last reader of an operand of its own size takes over its memory. Lines that leave are written as soon
+as they are made.
+
+**Weights** are kept on chip from the first step to the last, and loaded once; or streamed, portion by portion, through
+a staging buffer as large as the largest portion, in each step in which their node makes anything.
+
+**Batch.** Examples go through the group one after the other where no node looks across them; weights that are kept
+stay.
+
+Loading a line loads all of its elements, those between the columns that windows skip among them. Padding takes no
+memory. Address arithmetic, alignment, and the registers of the arithmetic units are not counted. Depth-first execution
+by lines and tiles with recomputed or cached halos are those of Mei et al., DeFiNES (HPCA 2023, section III).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from ..graph import Value
+from .workload import IN_PLACE, Edge, Path, Weight, Workload
+
+Halo = Literal["cache", "recompute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How a group is executed; see the module. `resident` are the weights that are kept on chip."""
+
+    steps: int
+    strips: int = 1
+    halo: Halo = "cache"
+    resident: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        lines = f"{self.steps} step{'s' if self.steps > 1 else ''}"
+        strips = f" in each of {self.strips} strips" if self.strips > 1 else ""
+        return f"{lines}{strips}{', tiles alone' if self.halo == 'recompute' and self.steps * self.strips > 1 else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a schedule costs, in bytes, and multiply-accumulates with those that are repeated."""
+
+    buffer: int
+    """The most that is on chip at once."""
+    inputs: int
+    """Activations read from DRAM."""
+    outputs: int
+    """Activations written to DRAM."""
+    weights: int
+    """Weights read from DRAM."""
+    macs: int
+
+    @property
+    def dram(self) -> int:
+        """All bytes to and from DRAM."""
+        return self.inputs + self.outputs + self.weights
+
+    @property
+    def intensity(self) -> float:
+        """Operations (2 · MACs) for each byte to or from DRAM."""
+        return 2 * self.macs / self.dram if self.dram else float("inf")
+
+
+class Cost(NamedTuple):
+    """A schedule and what it costs."""
+
+    schedule: Schedule
+    usage: Usage
+
+
+class Lines(NamedTuple):
+    """A value along one axis, at every step of every choice of steps: lines kept from before, and made anew."""
+
+    carry: Any
+    new: Any
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Steps of several choices of how many a phase has, one choice after the other in one array."""
+
+    choices: tuple[int, ...]
+    phases: int = 1
+    place: Any = field(init=False)
+    count: Any = field(init=False)
+    starts: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        lengths = [c * self.phases for c in self.choices]
+        object.__setattr__(self, "place", np.concatenate([np.arange(n) for n in lengths]))
+        object.__setattr__(self, "count", np.repeat(self.choices, lengths))
+        object.__setattr__(self, "starts", np.concatenate([[0], np.cumsum(lengths)[:-1]]))
+
+    def share(self, size: int, phase: int = 0) -> Any:
+        """The last line that is made by each step when `size` lines are shared out evenly over the steps of a phase."""
+        import numpy as np
+
+        steps = np.clip(self.place - phase * self.count + 1, 0, self.count)
+        return (steps * size + self.count - 1) // self.count - 1
+
+    def before(self, values: Any, initial: int) -> Any:
+        """For each step what was at the step before, `initial` at the first."""
+        import numpy as np
+
+        shifted = np.empty_like(values)
+        shifted[1:] = values[:-1]
+        shifted[self.starts] = initial
+        return shifted
+
+    def after(self, values: Any) -> Any:
+        """For each step what will be at the next, 0 after the last."""
+        import numpy as np
+
+        shifted = np.zeros_like(values)
+        shifted[:-1] = values[1:]
+        shifted[self.starts[1:] - 1] = 0
+        return shifted
+
+    def sum(self, values: Any) -> Any:
+        """Over the steps of each choice."""
+        import numpy as np
+
+        return np.add.reduceat(values, self.starts, axis=-1)
+
+    def max(self, values: Any) -> Any:
+        import numpy as np
+
+        return np.maximum.reduceat(values, self.starts, axis=-1)
+
+
+class Members:
+    """A group within its workload: what it makes, reads and leaves."""
+
+    def __init__(self, workload: Workload, nodes: Collection[str]) -> None:
+        chosen = set(nodes)
+        self.workload = workload
+        self.order = [path for path in workload.work.nodes if path in chosen]
+        self.made = [value for path in self.order for value in workload.graph.nodes[path].values]
+        inside = set(self.made)
+        self.edges = [edge for path in self.order for edge in workload.edges[path]]
+        self.readers: dict[Value, list[Edge]] = {value: [] for value in self.made}
+        for edge in self.edges:
+            self.readers.setdefault(edge.source, []).append(edge)
+        self.inputs = [value for value in self.readers if value not in inside]
+        self.leaving = {
+            value
+            for value in self.made
+            if value in workload.results or any(e.reader not in chosen for e in workload.readers.get(value, ()))
+        }
+        self.weights: dict[str, tuple[Weight, ...]] = {path: workload.weights[path] for path in self.order}
+        self.place = {path: i for i, path in enumerate(self.order)}
+
+    @cached_property
+    def batch(self) -> int:
+        """How many examples go through one after the other."""
+        sizes = {int(str(t.shape[0])) if (t := self.workload.type(v)).rank else 1 for v in (*self.made, *self.inputs)}
+        alone = len(sizes) == 1 and all(map(self.workload.batched, self.order))
+        return sizes.pop() if alone and self.order else 1
+
+    def axes(self, preferred: Sequence[int]) -> dict[Value, int | None]:
+        """The axis along which the lines of each value lie: the one that its readers want, None where they want
+        several or its node makes none alone. A value that nobody wants by lines has `preferred[rank]`."""
+        found: dict[Value, int | None] = {}
+        for value in [*reversed(self.made), *self.inputs]:
+            rank = self.workload.type(value).rank
+            wanted = {
+                path.axis
+                for edge in self.readers[value]
+                if (path := self.workload.path(edge, found[Value(edge.reader)])) is not None
+            }
+            axis = (
+                wanted.pop()
+                if len(wanted) == 1
+                else None
+                if wanted
+                else _preferred(self.workload, value, preferred, rank)
+            )
+            if axis is not None and (
+                (axis == 0 and self.batch > 1) or (made and not self.workload.makes_lines(value.node, axis))
+            ):
+                axis = None
+            found[value] = axis
+        # A reader that wants another axis than the one chosen reads all.
+        return found
+
+    @cached_property
+    def rows(self) -> dict[Value, int | None]:
+        return self.axes((-1, -1, -1, 1, 2, 2))
+
+    @cached_property
+    def columns(self) -> dict[Value, int | None]:
+        found = self.axes((-1, -1, -1, -1, 3, 3))
+        return {value: None if axis == self.rows[value] else axis for value, axis in found.items()}
+
+    @cached_property
+    def gathered(self) -> frozenset[Edge]:
+        """Reads that gather all lines of a value, each as it comes, into a result that has no lines."""
+        return frozenset(
+            e
+            for e in self.edges
+            if self.rows[Value(e.reader)] is None and self.workload.gathers(e, self.rows[e.source])
+        )
+
+    @cached_property
+    def _phases(self) -> dict[str, int]:
+        """The phase in which each node runs at the earliest: one after those of which it needs all lines."""
+        found: dict[str, int] = {}
+        gathering = {e.reader for e in self.gathered}
+        for path in self.order:
+            at = 0
+            for edge in self.workload.edges[path]:
+                if edge.source.node in found:
+                    later = edge.source.node in gathering or (edge not in self.gathered and self._takes_all(edge))
+                    at = max(at, found[edge.source.node] + later)
+            found[path] = at
+        return found
+
+    def _takes_all(self, edge: Edge) -> bool:
+        return self.size(edge.source, self.rows) > 1 and _wanted(self, self.rows, edge) is None
+
+    @property
+    def phases(self) -> int:
+        """How often a group goes through its steps: a node that needs all lines of a value runs in a later phase."""
+        return 1 + max(self._phases.values(), default=0)
+
+    @cached_property
+    def even(self) -> dict[Value, int]:
+        """Values whose lines are made evenly over the steps of a phase, and that phase: those that leave, and those of
+        which somebody needs all."""
+        found = {v: self._phases[v.node] for v in self.made if v in self.leaving or not self.readers[v]}
+        for edge in self.edges:
+            if edge in self.gathered:
+                found[edge.source] = self._phases[edge.source.node if edge.source.node in self.place else edge.reader]
+                found[Value(edge.reader)] = self._phases[edge.reader]
+            elif edge.source.node in self.place and self._takes_all(edge):
+                found[edge.source] = self._phases[edge.source.node]
+        return found
+
+    def size(self, value: Value, axes: Mapping[Value, int | None]) -> int:
+        """How many lines a value has."""
+        axis = axes[value]
+        return 1 if axis is None else int(str(self.workload.type(value).shape[axis]))
+
+
+def _preferred(workload: Workload, value: Value, preferred: Sequence[int], rank: int) -> int | None:
+    if rank == 3 and preferred[3] == 1 and workload.graph.nodes[value.node].op.name.endswith("1d"):
+        return 2
+    axis = preferred[min(rank, len(preferred) - 1)]
+    return None if axis < 0 else axis
+
+
+def flow(members: Members, axes: Mapping[Value, int | None], grid: Grid, halo: Halo) -> dict[Value, Lines]:
+    """The lines of every value that a group touches, at every step."""
+    return (_cached if halo == "cache" else _recomputed)(members, axes, grid)
+
+
+def _wanted(members: Members, axes: Mapping[Value, int | None], edge: Edge) -> Path | None:
+    """What a line of the reader reads of the source, as lines of the axis that the source is made by; None: all."""
+    path = members.workload.path(edge, axes[Value(edge.reader)])
+    return path if path is not None and path.axis == axes[edge.source] else None
+
+
+def _cached(members: Members, axes: Mapping[Value, int | None], grid: Grid) -> dict[Value, Lines]:
+    """No line is made twice: `last[value]` is the last line made by the end of each step."""
+    import numpy as np
+
+    last: dict[Value, Any] = {}
+    first: dict[Value, int] = {}
+    waiting: dict[Value, Any] = {}
+    lines: dict[Value, Lines] = {}
+    for value in [*reversed(members.made), *members.inputs]:
+        size = members.size(value, axes)
+        begin, need, oldest = size, np.full(len(grid.place), -1), np.full(len(grid.place), size)
+        phase = members.even.get(value)
+        if phase is not None:
+            begin, need = 0, grid.share(size, phase)
+        for edge in members.readers[value]:
+            if edge in members.gathered:
+                continue
+            reader = Value(edge.reader)
+            path = _wanted(members, axes, edge)
+            end = int(last[reader][-1])
+            start = grid.before(last[reader], first[reader] - 1) + 1
+            low, high = _reach(path, size, start, last[reader])
+            need = np.maximum(need, np.where(last[reader] >= first[reader], high, -1))
+            oldest = np.minimum(oldest, np.where(start <= end, low, size))
+            if end >= first[reader]:
+                begin = min(begin, int(_reach(path, size, first[reader], first[reader])[0]))
+        need = np.maximum(need, begin - 1)
+        waiting[value] = oldest
+        # A node of several outputs makes them all as soon as one is needed; its first output is seen last.
+        outputs = members.workload.graph.nodes[value.node].values if value.node in members.place else (value,)
+        if value.index == 0:
+            begin = min([begin, *(first[v] for v in outputs[1:])])
+            need = np.maximum.reduce([need, *(last[v] for v in outputs[1:])])
+        first[value], last[value] = begin, need
+        if value.index == 0 or value.node not in members.place:
+            made = grid.before(need, begin - 1)
+            for v in outputs:
+                lines[v] = Lines(np.maximum(0, made + 1 - waiting[v]), need - made)
+    return lines
+
+
+def _reach(path: Path | None, size: int, low: Any, high: Any) -> tuple[Any, Any]:
+    """The first and last line of the source that lines from `low` to `high` of the reader read."""
+    import numpy as np
+
+    if path is None:
+        return np.zeros_like(low), np.full_like(high, size - 1)
+    for window, length in path.steps:
+        low = np.clip(window.lowest(low), 0, length)
+        high = np.clip(window.highest(high), -1, length - 1)
+    return low, high
+
+
+def _recomputed(members: Members, axes: Mapping[Value, int | None], grid: Grid) -> dict[Value, Lines]:
+    """Each step by itself: `spans[value]` are the first and last line that it needs."""
+    import numpy as np
+
+    spans: dict[Value, tuple[Any, Any]] = {}
+    lines: dict[Value, Lines] = {}
+    for value in [*reversed(members.made), *members.inputs]:
+        size = members.size(value, axes)
+        low, high = np.full(len(grid.place), size), np.full(len(grid.place), -1)
+        if value in members.leaving or not members.readers[value]:
+            high = grid.share(size)
+            low = grid.before(high, -1) + 1
+            low, high = np.where(high >= low, low, size), np.where(high >= low, high, -1)
+        for edge in members.readers[value]:
+            path = _wanted(members, axes, edge)
+            some, end = spans[Value(edge.reader)]
+            from_, to = _reach(path, size, some, end)
+            low = np.minimum(low, np.where(end >= some, from_, size))
+            high = np.maximum(high, np.where(end >= some, to, -1))
+        outputs = members.workload.graph.nodes[value.node].values if value.node in members.place else (value,)
+        if value.index == 0:
+            low = np.minimum.reduce([low, *(spans[v][0] for v in outputs[1:])])
+            high = np.maximum.reduce([high, *(spans[v][1] for v in outputs[1:])])
+        spans[value] = low, high
+        new = np.maximum(0, high - low + 1)
+        for v in outputs if value.index == 0 else (value,):
+            lines[v] = Lines(np.zeros_like(new), new)
+    return lines
+
+
+@dataclass(frozen=True)
+class Table:
+    """The costs of a group for every choice of strips and steps, in arrays `[strips, steps]`, weights apart."""
+
+    strips: tuple[int, ...]
+    steps: tuple[int, ...]
+    halo: Halo
+    peak: Any
+    """Bytes of activations on chip."""
+    inputs: Any
+    outputs: int
+    macs: Any
+    loads: Mapping[str, Any]
+    """How often a streamed weight of a node is loaded."""
+
+
+def tabulate(members: Members, steps: Sequence[int], strips: Sequence[int] = (1,), halo: Halo = "cache") -> Table:
+    """Formulas for all choices at once."""
+    import numpy as np
+
+    across, along = Grid(tuple(strips)), Grid(tuple(steps), members.phases if halo == "cache" else 1)
+    lines = flow(members, members.rows, along, halo)
+    widths = {v: found.new for v, found in flow(members, members.columns, across, "recompute").items()}
+    units = {v: _unit(members, v) for v in (*members.made, *members.inputs)}
+    shape = len(strips), len(steps)
+    inputs, macs = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for value in members.inputs:
+        inputs += units[value] * np.outer(across.sum(widths[value]), along.sum(lines[value].new)) * members.batch
+    loads: dict[str, Any] = {}
+    for path in members.order:
+        value = Value(path)
+        loads[path] = np.outer(across.sum(widths[value] > 0), along.sum(lines[value].new > 0)) * members.batch
+        each = _macs(members, path)
+        if each:
+            macs += each * np.outer(across.sum(widths[value]), along.sum(lines[value].new)) * members.batch
+    peak = across.max(along.max(_peak(members, lines, widths, units, along)).T).T
+    outputs = sum(members.workload.bytes(members.workload.type(v)) for v in members.leaving)
+    return Table(tuple(strips), tuple(steps), halo, peak, inputs, outputs, macs, loads)
+
+
+def _unit(members: Members, value: Value) -> int:
+    """Bytes of one line of one column of one example."""
+    size = members.workload.bytes(members.workload.type(value))
+    return size // (members.batch * members.size(value, members.rows) * members.size(value, members.columns))
+
+
+def _macs(members: Members, path: str) -> int:
+    """MACs of one line of one column of one example of a node."""
+    graph = members.workload.graph
+    node = graph.nodes[path]
+    value = Value(path)
+    macs = int(str(node.op.cost(graph.input_types(node), node.types).macs))
+    return macs // (members.batch * members.size(value, members.rows) * members.size(value, members.columns))
+
+
+def _peak(
+    members: Members, lines: Mapping[Value, Lines], widths: Mapping[Value, Any], units: Mapping[Value, int], along: Grid
+) -> Any:
+    """The most bytes of activations on chip in each strip (first axis) and each step (second)."""
+    import numpy as np
+
+    def area(value: Value, count: Any) -> Any:
+        return units[value] * np.outer(widths[value], count)
+
+    def freed(value: Value) -> Any:
+        found = lines[value]
+        return area(value, found.carry + found.new - along.after(found.carry))
+
+    total = sum((area(v, found.carry) for v, found in lines.items() if found.carry.any()), np.zeros((1, 1), np.int64))
+    peak = total
+    for event in events(members):
+        for value in event.loaded:
+            total = total + area(value, lines[value].new)
+        for value in event.replaced:
+            total = total - freed(value)
+        for value in event.made:
+            total = total + area(value, lines[value].new)
+        peak = np.maximum(peak, total)
+        for value in event.freed:
+            total = total - freed(value)
+    return peak
+
+
+class Event(NamedTuple):
+    """When a node runs in a step: values loaded before, one whose memory its output takes over, made, and freed."""
+
+    node: str
+    loaded: tuple[Value, ...]
+    replaced: tuple[Value, ...]
+    made: tuple[Value, ...]
+    freed: tuple[Value, ...]
+
+
+def events(members: Members) -> Iterator[Event]:
+    """What happens in each step, in order."""
+    graph = members.workload.graph
+    ends = {v: max((members.place[e.reader] for e in edges), default=-1) for v, edges in members.readers.items()}
+    loaded: set[Value] = set()
+    outside = set(members.inputs)
+    for i, path in enumerate(members.order):
+        node = graph.nodes[path]
+        sources = list(dict.fromkeys(e.source for e in members.workload.edges[path]))
+        fresh = tuple(v for v in sources if v in outside and v not in loaded)
+        loaded.update(fresh)
+        over = tuple(v for v in sources if ends[v] == i)
+        replaced = tuple(v for v in over if _replaces(members, path, v))[:1]
+        done = (*(v for v in over if v not in replaced), *(v for v in node.values if ends[v] < 0))
+        yield Event(path, fresh, replaced, node.values, done)
+
+
+def _replaces(members: Members, path: str, value: Value) -> bool:
+    """Whether a node's output takes over the memory of an operand, of which it is the last reader."""
+    node = members.workload.graph.nodes[path]
+    if node.op.name not in IN_PLACE:
+        return False
+    ours, theirs = node.types[0], members.workload.type(value)
+    direct = all(not e.through for e in members.workload.edges[path] if e.source == value)
+    same = ours.shape == theirs.shape and members.workload.element(ours) == members.workload.element(theirs)
+    return direct and same
+
+
+def choices(members: Members) -> tuple[int, ...]:
+    """How many steps to try: one line each of the longest value that leaves, half as many, …, one."""
+    most = max((members.size(v, members.rows) for v in members.even), default=1)
+    found = [most]
+    while found[-1] > 1:
+        found.append((found[-1] + 1) // 2)
+    return tuple(found)
+
+
+def cuts(members: Members) -> tuple[int, ...]:
+    """How many strips to try beyond one: 2, 4, … as far as there are columns."""
+    most = max((members.size(v, members.columns) for v in members.leaving), default=1)
+    return tuple(2**i for i in range(1, most.bit_length()) if 2**i <= most)
+
+
+def fitted(members: Members, table: Table, buffer: int | None) -> Cost | None:
+    """The choice of a table that moves the fewest bytes within a buffer, and of those the one that needs least of it."""
+    best: Cost | None = None
+    for i, strips in enumerate(table.strips):
+        for j, steps in enumerate(table.steps):
+            cost = _with_weights(members, table, i, j, buffer)
+            if cost is None:
+                continue
+            made = Cost(Schedule(steps, strips, table.halo, cost[0]), cost[1])
+            if best is None or (made.usage.dram, made.usage.buffer) < (best.usage.dram, best.usage.buffer):
+                best = made
+    return best
+
+
+def _with_weights(
+    members: Members, table: Table, i: int, j: int, buffer: int | None
+) -> tuple[frozenset[str], Usage] | None:
+    """Which weights to keep, most often loaded first, and what all of it costs; None where it does not fit."""
+    loads: dict[str, int] = {}
+    found: dict[str, Weight] = {}
+    for path, weights in members.weights.items():
+        for weight in weights:
+            found[weight.name] = weight
+            loads[weight.name] = loads.get(weight.name, 0) + int(table.loads[path][i, j])
+    activations = int(table.peak[i, j])
+    order = sorted(found, key=lambda n: (-loads[n], found[n].bytes))
+    kept: set[str] = set()
+    for name in order:
+        weight = found[name]
+        worth = loads[name] > 1 or weight.portion == weight.bytes
+        if not weight.looked_up and worth and _fits(activations, found, kept | {name}, buffer):
+            kept.add(name)
+    if buffer is not None and not _fits(activations, found, kept, buffer):
+        return None
+    used = _occupied(activations, found, kept)
+    moved = sum(w.bytes * (1 if n in kept or w.looked_up else loads[n]) for n, w in found.items())
+    usage = Usage(used, int(table.inputs[i, j]), table.outputs, moved, int(table.macs[i, j]))
+    return frozenset(kept), usage
+
+
+def _occupied(activations: int, weights: Mapping[str, Weight], kept: Collection[str]) -> int:
+    """Bytes on chip: activations, the weights that are kept, and the largest portion of those that are not."""
+    staged = max((w.portion for n, w in weights.items() if n not in kept), default=0)
+    return activations + sum(weights[n].bytes for n in kept) + staged
+
+
+def _fits(activations: int, weights: Mapping[str, Weight], kept: Collection[str], buffer: int | None) -> bool:
+    return buffer is None or _occupied(activations, weights, kept) <= buffer
+
+
+def cheapest(workload: Workload, nodes: Collection[str], buffer: int | None) -> Cost | None:
+    """The schedule of a group that moves the fewest bytes within a buffer; None where none fits.
+
+    Strips are tried only where whole lines do not fit.
+    """
+    members = Members(workload, nodes)
+    best = fitted(members, tabulate(members, choices(members)), buffer)
+    if best is not None:
+        return best
+    strips = cuts(members)
+    return fitted(members, tabulate(members, choices(members), strips), buffer) if strips else None
+
+
+def price(workload: Workload, nodes: Collection[str], schedule: Schedule) -> Usage:
+    """What one schedule costs."""
+    members = Members(workload, nodes)
+    table = tabulate(members, (schedule.steps,), (schedule.strips,), schedule.halo)
+    loads: dict[str, int] = {}
+    found: dict[str, Weight] = {}
+    for path, weights in members.weights.items():
+        for weight in weights:
+            found[weight.name] = weight
+            loads[weight.name] = loads.get(weight.name, 0) + int(table.loads[path][0, 0])
+    moved = sum(w.bytes * (1 if n in schedule.resident or w.looked_up else loads[n]) for n, w in found.items())
+    used = _occupied(int(table.peak[0, 0]), found, schedule.resident & found.keys())
+    return Usage(used, int(table.inputs[0, 0]), table.outputs, moved, int(table.macs[0, 0]))
