@@ -190,24 +190,14 @@ class Members:
         several or its node makes none alone. A value that nobody wants by lines has `preferred[rank]`."""
         found: dict[Value, int | None] = {}
         for value in [*reversed(self.made), *self.inputs]:
-            rank = self.workload.type(value).rank
             wanted = {
                 path.axis
                 for edge in self.readers[value]
                 if (path := self.workload.path(edge, found[Value(edge.reader)])) is not None
             }
-            axis = (
-                wanted.pop()
-                if len(wanted) == 1
-                else None
-                if wanted
-                else _preferred(self.workload, value, preferred, rank)
-            )
-            if axis is not None and (
-                (axis == 0 and self.batch > 1) or (made and not self.workload.makes_lines(value.node, axis))
-            ):
-                axis = None
-            found[value] = axis
+            axis = next(iter(wanted)) if wanted else _preferred(self.workload, value, preferred)
+            alone = value.node not in self.place or (axis is not None and self.workload.makes_lines(value.node, axis))
+            found[value] = axis if len(wanted) < 2 and alone and (axis or self.batch == 1) else None
         # A reader that wants another axis than the one chosen reads all.
         return found
 
@@ -270,7 +260,8 @@ class Members:
         return 1 if axis is None else int(str(self.workload.type(value).shape[axis]))
 
 
-def _preferred(workload: Workload, value: Value, preferred: Sequence[int], rank: int) -> int | None:
+def _preferred(workload: Workload, value: Value, preferred: Sequence[int]) -> int | None:
+    rank = workload.type(value).rank
     if rank == 3 and preferred[3] == 1 and workload.graph.nodes[value.node].op.name.endswith("1d"):
         return 2
     axis = preferred[min(rank, len(preferred) - 1)]
@@ -508,7 +499,7 @@ def cuts(members: Members) -> tuple[int, ...]:
 
 
 def fitted(members: Members, table: Table, buffer: int | None) -> Cost | None:
-    """The choice of a table that moves the fewest bytes within a buffer, and of those the one that needs least of it."""
+    """The choice of a table that moves the fewest bytes within a buffer; of several, the one that needs least of it."""
     best: Cost | None = None
     for i, strips in enumerate(table.strips):
         for j, steps in enumerate(table.steps):
