@@ -84,7 +84,7 @@ BUILDS_ON = {
     "grammar": "",
     "specs": "",
     "dataset": "diagnostic",
-    "backends": "passes diagnostic weights target family dataset paths",
+    "backends": "passes diagnostic weights target family dataset paths fusion",
     "netc": "axes receipt expectation reference format feed specs backends compare dot report explain bisect reproduce "
     "measure",
 }

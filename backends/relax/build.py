@@ -17,6 +17,8 @@ import safetensors.numpy
 
 from ...compiler import weights
 from ...compiler.diagnostic import Diagnostic, NetcError
+from ...compiler.fusion.group import Group
+from ...compiler.fusion.work import Work
 from ...compiler.graph import Graph
 from ...compiler.passes.bind import bind as bind_symbols
 from ...compiler.passes.eliminate_dead import eliminate_dead
@@ -29,7 +31,7 @@ from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact, kep
 from .link import link, linker, write_objects
 from .lower import Lowered, lower, rules
 from .machine import Machine, host, machine
-from .optimise import generate, optimise
+from .optimise import fuse, generate, optimise
 from .schedule import Report
 from .untyped import tvm
 
@@ -66,13 +68,15 @@ def compile(
     tolerance: float = TOLERANCE,
     spec_hash: str = "",
     passes: Sequence[Mapping[str, Any]] = (),
+    groups: Sequence[Group] | None = None,
 ) -> Artifact | None:
     """Compile a model for inference into an artifact folder, and open it; None where it does not run on this machine.
 
     Symbols stay symbolic, except those that `bind` gives numbers. Parameters without data are initialised from `seed`.
     `passes` says in the manifest which passes the graph has gone through, and how well each kept its contract.
-    With a `reference`, both are run on random inputs and the largest difference is written into the manifest. The same
-    graph, target and seed give the same bytes.
+    With `groups`, which hold every working node of the prepared graph once, the kernels are these groups;
+    else TVM's own fusion chooses. With a `reference`, both are run on random inputs and the largest difference is
+    written into the manifest. The same graph, target and seed give the same bytes.
 
     Raises:
         NetcError: where the target cannot be built for, the graph holds an operator without a rule, a symbol cannot
@@ -81,7 +85,7 @@ def compile(
     """
     processor = machine(target)
     prepared = prepare(graph, bind or {})
-    built = build(prepared, processor, seed)
+    built = build(prepared, processor, seed, groups)
     with written_whole(folder) as partial:
         manifest = {
             "format": FORMAT,
@@ -132,11 +136,22 @@ def prepare(graph: Graph, bind: Mapping[str, int]) -> Graph:
     return graph
 
 
-def build(graph: Graph, processor: Machine, seed: int = 0) -> Built:
-    """Compile a prepared graph in memory, and work out its constants on this machine."""
-    lowered = lower(graph, processor)
+def fused(graph: Graph, processor: Machine, groups: Sequence[Group] | None = None) -> dict[str, Any]:
+    """The kernels of a prepared graph before they are scheduled, by group; without groups all of it is one."""
+    groups = groups if groups is not None else [Group("all", tuple(Work(graph).nodes))]
+    lowered = lower(graph, processor, groups)
+    module = fuse(lowered.main, processor, grouped=True)
+    return {f.group.name: module[f.kernel] for f in lowered.groups or ()}
+
+
+def build(graph: Graph, processor: Machine, seed: int = 0, groups: Sequence[Group] | None = None) -> Built:
+    """Compile a prepared graph in memory, and work out its constants on this machine.
+
+    With `groups`, a partition of its working nodes, each of them becomes one kernel.
+    """
+    lowered = lower(graph, processor, groups)
     constants = _constants(lowered, graph, seed, processor if processor.native else host())
-    module, report = optimise(lowered.main, processor)
+    module, report = optimise(lowered.main, processor, groups is not None)
     return Built(lowered, generate(module, processor), constants, report, processor)
 
 

@@ -17,15 +17,29 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ...compiler.diagnostic import Diagnostic, Label, NetcError
+from ...compiler.fusion.group import Group
+from ...compiler.fusion.work import Work
 from ...compiler.graph import Graph, Input, ParameterRef, Ref
 from ...compiler.types import Dim, DType, Expression, TensorType, known_less, symbols
 from ..rules import Rules
+from .grouping import Fused, outline
 from .half import DTYPES, HALF, STORED, narrowed, single
-from .index import literal
+from .index import flatten, literal, unflatten
 from .kernel import Kernel, Pattern, View
 from .machine import Machine
 from .stage import Stage
-from .tensor import Number, Order, Place, Tensor, index_expression, moved, plain, regroup, split_place
+from .tensor import (
+    Number,
+    Order,
+    Place,
+    Tensor,
+    axis_groups,
+    index_expression,
+    moved,
+    plain,
+    regroup,
+    split_place,
+)
 from .untyped import build as T
 from .untyped import builder as IRBuilder
 from .untyped import relax, te, tirx
@@ -52,6 +66,8 @@ class Lowering:
     machine: Machine
     path: str = ""
     """Where the node is that is being lowered."""
+    owner: str = ""
+    """The fusion group on whose account it is lowered; nothing where there are no groups."""
     main: Stage = field(default_factory=lambda: Stage("main"))
     prepare: Stage = field(default_factory=lambda: Stage("prepare"))
     exports: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -61,6 +77,9 @@ class Lowering:
 
     requirements: list[tuple[Dim, Dim]] = field(default_factory=list[tuple[Dim, Dim]])
     """Pairs (least, most) of dimensions that the compiler believed without proof: least <= most."""
+
+    busy: set[str] = field(default_factory=set[str])
+    """The groups that a kernel of `main` has been made for."""
 
     _imported: dict[Any, Any] = field(default_factory=dict[Any, Any])
     _made: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor])
@@ -150,25 +169,41 @@ class Lowering:
     ) -> tuple[Tensor, ...]:
         constant = all(t.constant for t, _ in arguments) and not kernel.symbols
         stage = self.prepare if constant else self.main
+        if not constant:
+            self.busy.add(self.owner)
+        read = [self.expression(t, constant) for t, _ in arguments]
+        call, results = self._called(stage, kernel, arguments, read, outputs, types, orders, attributes)
+        if len(results) == 1:
+            return (Tensor(types[0], stage.bind(call, results[0], self.owner), tuple(orders[0]), constant),)
+        whole = stage.bind(call, relax.TupleType(results), self.owner)
+        return tuple(
+            Tensor(type, stage.bind(relax.TupleGetItem(whole, i), result, self.owner), tuple(order), constant)
+            for i, (type, order, result) in enumerate(zip(types, orders, results, strict=True))
+        )
+
+    def _called(
+        self,
+        stage: Stage,
+        kernel: Kernel,
+        arguments: list[tuple[Tensor, Any]],
+        read: Sequence[Any],
+        outputs: list[Any],
+        types: Sequence[TensorType],
+        orders: Sequence[Order],
+        attributes: dict[str, Any],
+    ) -> tuple[Any, list[Any]]:
+        """The call of a kernel on the Relax variables in `read`, and the types of its results."""
         bound = {d for t, _ in arguments for d in map(str, t.stored) if d in kernel.symbols}
         extra = sorted(kernel.symbols.keys() - bound)
         sources = [source for _, source in arguments]
         function = te.create_prim_func([*sources, *(kernel.symbols[s] for s in extra), *outputs], "int64")
         function = function.with_attrs(attributes).without_attr("global_symbol")
         callee = stage.builder.add_func(function, kernel.name)
-        read = [self.expression(t, constant) for t, _ in arguments]
         results = [
             stage.type(t.dtype, tuple(t.shape[a] for a in order) or (1,))
             for t, order in zip(types, orders, strict=True)
         ]
-        call = relax.call_tir(callee, relax.Tuple([*read, *(stage.symbol(s) for s in extra)]), results)
-        if len(results) == 1:
-            return (Tensor(types[0], stage.bind(call, results[0]), tuple(orders[0]), constant),)
-        whole = stage.bind(call, relax.TupleType(results))
-        return tuple(
-            Tensor(type, stage.bind(relax.TupleGetItem(whole, i), result), tuple(order), constant)
-            for i, (type, order, result) in enumerate(zip(types, orders, results, strict=True))
-        )
+        return relax.call_tir(callee, relax.Tuple([*read, *(stage.symbol(s) for s in extra)]), results), results
 
     def map(
         self,
@@ -274,11 +309,23 @@ class Lowering:
             lambda: self.map("copy", [tensor], tensor.type, lambda index, x: x[index], order=order),
         )
 
+    def copied(self, tensor: Tensor) -> Tensor:
+        """A copy that the model makes when it runs, whatever the tensor is."""
+        if tensor.number is not None:
+            tensor = self.fill(tensor)
+        running = replace(tensor, expr=self.expression(tensor, constant=False), constant=False)
+        return self.map("copy", [running], tensor.type, lambda index, x: x[index], order=tensor.order)
+
     def once(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
-        """What `make` gives, made at the first request: several readers of a value share its copies."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        """What `make` gives, made at the first request: several readers of a value share its copies.
+
+        Those of two fusion groups share only what is made at compile time.
+        """
+        made = self._made.get(key) or self._made.get((self.owner, key))
+        if made is None:
+            made = make()
+            self._made[key if made.constant else (self.owner, key)] = made
+        return made
 
     def plain(self, tensor: Tensor) -> Tensor:
         """The tensor stored in the logical order of its axes, and no view."""
@@ -315,8 +362,33 @@ class Lowering:
             return replace(tensor, type=type, order=order)
         result = stage.type(type.dtype, shape)
         extents = [index_expression(d, stage.symbol) for d in shape]
-        made = stage.bind(relax.op.reshape(tensor.expr, extents), result)
+
+        def within(source: Any) -> Any:
+            return self._rearranged(stage, tensor, source, TensorType(type.dtype, shape))
+
+        made = stage.bind(relax.op.reshape(tensor.expr, extents), result, self.owner, within)
         return replace(tensor, type=type, expr=made, order=order)
+
+    def _rearranged(self, stage: Stage, tensor: Tensor, source: Any, type: TensorType) -> Any:
+        """The call of a kernel that copies the storage of a tensor, in the variable `source`, into another shape."""
+        kernel = Kernel("reshape", self.machine)
+        old = tensor.stored
+        extents = [kernel.dim(d) for d in old]
+        given = te.placeholder(extents, STORED[type.dtype], "in0")
+        groups = axis_groups(old, type.shape) or [([*range(len(old))], [*range(type.rank)])]
+
+        def element(*index: Any) -> Any:
+            found: list[Any] = [literal(0)] * len(old)
+            for mine, yours in groups:
+                position = flatten([index[a] for a in yours], [kernel.dim(type.shape[a]) for a in yours])
+                for axis, at in zip(mine, unflatten(position, [extents[a] for a in mine]), strict=True):
+                    found[axis] = at
+            return given(*found)
+
+        made = te.compute([kernel.dim(d) for d in type.shape], element, "reshape")
+        attributes = {"op_pattern": int(Pattern.INJECTIVE)}
+        arguments = [(tensor, given)]
+        return self._called(stage, kernel, arguments, [source], [made], [type], [plain(type.rank)], attributes)[0]
 
     def view(self, tensor: Tensor, type: TensorType, order: Order, place: Place) -> Tensor:
         """Part of a tensor, or a repetition of it, that readers take from where it is; see `Tensor.seen`.
@@ -387,45 +459,96 @@ class Lowered:
     inputs: Mapping[str, TensorType]
     outputs: Mapping[str, TensorType]
     requirements: Sequence[tuple[Dim, Dim]]
+    groups: Sequence[Fused] | None
+    """The groups of main, where it was lowered by groups: each a primitive function, and one call of it."""
 
 
-def lower(graph: Graph, machine: Machine) -> Lowered:
-    """A graph of supported operators as Relax.
+def lower(graph: Graph, machine: Machine, groups: Sequence[Group] | None = None) -> Lowered:
+    """A graph of supported operators as Relax, its working nodes by group where `groups` are given.
 
     Raises:
-        NetcError: where a symbolic dimension cannot be read from the shapes of the inputs.
+        NetcError: where a symbolic dimension cannot be read from the shapes of the inputs, or groups need each other's
+            results.
     """
     _check_symbols(graph)
     low = Lowering(machine)
-    values: dict[Ref, Tensor] = {}
+    nodes = _Nodes(low, graph, groups)
     # Inputs first, so that they are main's first parameters.
-    for path, node in [*graph.inputs.items(), *((p, n) for p, n in graph.nodes.items() if p not in graph.inputs)]:
-        low.path = path
-        inputs = [None if ref is None else _resolve(low, graph, values, ref) for ref in node.inputs]
-        inputs += [None] * (sum(not o.variadic for o in node.op.operands) - len(inputs))
-        rule = rules.get(node.op)
-        assert rule is not None, f"{node.op.name} reached the lowering without a rule"
-        made = rule(low, node.op, inputs, node.types)
-        values.update(zip(node.values, made if isinstance(made, tuple) else (made,), strict=True))
-    results = [low.plain(_resolve(low, graph, values, ref)) for ref in graph.outputs.values()]
-    outputs = [low.expression(r, constant=False) for r in results]
+    for path in [*graph.inputs, *(p for p in graph.nodes if p not in graph.inputs)]:
+        nodes.lower(path)
+    outputs = [nodes.output(ref) for ref in graph.outputs.values()]
+    main, fused = low.main.module(outputs), None
+    if groups is not None:
+        main, fused = outline(low.main, outputs, groups)
     return Lowered(
         low.prepare.module(list(low.exports.values())),
-        low.main.module(outputs),
+        main,
         tuple(str(p.name) for p in low.prepare.parameters),
         low.data,
         tuple(low.exports),
         {path: node.types[0] for path, node in graph.inputs.items()},
         {name: graph.type(ref) for name, ref in graph.outputs.items()},
         low.requirements,
+        fused,
     )
 
 
-def _resolve(low: Lowering, graph: Graph, values: dict[Ref, Tensor], ref: Ref) -> Tensor:
-    if ref not in values:
-        assert isinstance(ref, ParameterRef)
-        values[ref] = low.parameter(ref.parameter, graph.type(ref))
-    return values[ref]
+class _Nodes:
+    """The nodes of a graph on their way through the lowering.
+
+    With groups, what only carries is lowered anew for each group that reads it, so that a copy which a reader needs is
+    a part of that reader's group.
+    """
+
+    def __init__(self, low: Lowering, graph: Graph, groups: Sequence[Group] | None) -> None:
+        self._low = low
+        self._graph = graph
+        self._values: dict[Any, Tensor] = {}
+        """By reference; what only carries, by group and reference."""
+        self._work = None if groups is None else Work(graph)
+        self._owner = {path: group.name for group in groups or () for path in group.nodes}
+        self._last = {group.name: max(group.nodes, key=list(graph.nodes).index) for group in groups or ()}
+        if self._work is not None:
+            assert self._owner.keys() == self._work.nodes.keys(), "the groups are no partition of the working nodes"
+
+    def lower(self, path: str) -> None:
+        """Lower a node in its turn; not yet one that only carries, where there are groups."""
+        owner = self._owner.get(path, "")
+        if self._work is None or owner or path in self._work.constant or path in self._graph.inputs:
+            made = self._made(path, owner)
+            if owner and self._last[owner] == path and owner not in self._low.busy:
+                made = tuple(self._low.copied(m) for m in made)
+            self._values.update(zip(self._graph.nodes[path].values, made, strict=True))
+
+    def output(self, ref: Ref) -> Any:
+        """The Relax variable of an output; the group that makes it brings it into order."""
+        sources = [] if self._work is None else list(self._work.sources(ref))
+        owner = self._owner[sources[0]] if sources else ""
+        tensor = self._value(ref, owner)
+        self._low.owner = owner
+        return self._low.expression(self._low.plain(tensor), constant=False)
+
+    def _made(self, path: str, owner: str) -> tuple[Tensor, ...]:
+        node = self._graph.nodes[path]
+        inputs = [None if ref is None else self._value(ref, owner) for ref in node.inputs]
+        inputs += [None] * (sum(not o.variadic for o in node.op.operands) - len(inputs))
+        rule = rules.get(node.op)
+        assert rule is not None, f"{node.op.name} reached the lowering without a rule"
+        self._low.path, self._low.owner = path, owner
+        made = rule(self._low, node.op, inputs, node.types)
+        return made if isinstance(made, tuple) else (made,)
+
+    def _value(self, ref: Ref, owner: str) -> Tensor:
+        if ref in self._values:
+            return self._values[ref]
+        if isinstance(ref, ParameterRef):
+            self._values[ref] = self._low.parameter(ref.parameter, self._graph.type(ref))
+            return self._values[ref]
+        if (owner, ref) not in self._values:
+            made = self._made(ref.node, owner)
+            values = self._graph.nodes[ref.node].values
+            self._values.update(zip(((owner, value) for value in values), made, strict=True))
+        return self._values[owner, ref]
 
 
 def _check_symbols(graph: Graph) -> None:

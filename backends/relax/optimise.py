@@ -12,13 +12,20 @@ from .untyped import relax, tirx, tvm
 RT: Any = relax.transform
 
 
-def optimise(module: Any, machine: Machine) -> tuple[Any, Report]:
+def fuse(module: Any, machine: Machine, grouped: bool = False) -> Any:
+    """Make one kernel of each primitive function, of which TVM chooses the members unless the module is `grouped`."""
+    chosen = [] if grouped else [RT.FuseOps()]
+    with machine.target:
+        module = _sequence(RT.Normalize(), RT.DeadCodeElimination(), *chosen, RT.FuseTIR(), RT.DeadCodeElimination())(
+            module
+        )
+    return with_ordered_sizes(module)
+
+
+def optimise(module: Any, machine: Machine, grouped: bool = False) -> tuple[Any, Report]:
     """Fuse and schedule a module, and bring it to what the virtual machine's code generator takes."""
     with machine.target:
-        module = _sequence(
-            RT.Normalize(), RT.DeadCodeElimination(), RT.FuseOps(), RT.FuseTIR(), RT.DeadCodeElimination()
-        )(module)
-        module, report = schedule(with_ordered_sizes(module), machine)
+        module, report = schedule(fuse(module, machine, grouped), machine)
         module = _sequence(
             RT.ToNonDataflow(),
             RT.RemovePurityChecking(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ...compiler.types import DType, Shape
@@ -11,13 +12,25 @@ from .tensor import index_expression
 from .untyped import relax, tirx
 
 
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """One step of a function: a call of a kernel, part of its result, or a view (`within`) of what another made."""
+
+    variable: Any
+    value: Any
+    owner: str = ""
+    """The fusion group on whose account it is; nothing where there are no groups."""
+    within: Callable[[Any], Any] | None = None
+    """Of a view: the call of the kernel that computes it from its source, for use inside of one."""
+
+
 class Stage:
     """One Relax function under construction: bindings in order, over one set of shape variables."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.parameters: list[Any] = []
-        self.bindings: list[Any] = []
+        self.bindings: list[Binding] = []
         self.symbols: dict[str, Any] = {}
         self.builder: Any = relax.BlockBuilder()
 
@@ -32,15 +45,19 @@ class Stage:
         self.parameters.append(variable)
         return variable
 
-    def bind(self, value: Any, type: Any) -> Any:
+    def bind(self, value: Any, type: Any, owner: str = "", within: Callable[[Any], Any] | None = None) -> Any:
         variable = relax.DataflowVar(f"v{len(self.bindings)}", type)
-        self.bindings.append(relax.VarBinding(variable, value))
+        self.bindings.append(Binding(variable, value, owner, within))
         return variable
 
     def module(self, outputs: Sequence[Any]) -> Any:
         """The IRModule of this function and its kernels; it returns the tuple of `outputs`."""
+        return self.finished([relax.VarBinding(b.variable, b.value) for b in self.bindings], outputs)
+
+    def finished(self, bindings: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        """The module with these bindings as the body of the function."""
         result = relax.Var("result", relax.TupleType([o.ty for o in outputs]))
-        block = relax.DataflowBlock([*self.bindings, relax.VarBinding(result, relax.Tuple(list(outputs)))])
+        block = relax.DataflowBlock([*bindings, relax.VarBinding(result, relax.Tuple(list(outputs)))])
         body = relax.SeqExpr([block], result)
         function = relax.Function(self.parameters, body, result.ty, is_pure=True)
         module = self.builder.get()

@@ -16,4 +16,9 @@ build: Any = import_module("tvm.script.ir_builder.tirx")
 """Statements for the builder that is at work."""
 builder: Any = import_module("tvm.script.ir_builder").IRBuilder
 Expr: Any = import_module("tvm.ir").Expr
+Range: Any = import_module("tvm.ir").Range
+Load: Any = import_module("tvm.ir").TensorLoad
+Analyzer: Any = import_module("tvm.sym").Analyzer
 walk: Any = import_module("tvm_ffi").structural_walk
+mutate: Any = import_module("tvm_ffi").structural_mutate
+StructuralKey: Any = import_module("tvm_ffi").StructuralKey

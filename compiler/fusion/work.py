@@ -21,8 +21,8 @@ class Work:
     """The working nodes of a graph of inference.
 
     Carried nodes are those whose operator is in `MOVES`, and those that depend on no input, which are computed at
-    compile time. A move that is itself an output of the model, and moves an input of the model or something constant,
-    works: nobody else could bring its elements into order.
+    compile time. A move that is itself an output of the model, and moves an input of the model, works: nobody else
+    could bring its elements into order.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -34,9 +34,14 @@ class Work:
             if not isinstance(node.op, Input) and path not in self.constant and node.op.name not in MOVES
         }
         for ref in graph.outputs.values():
-            if isinstance(ref, Value) and ref.node not in self.nodes and not list(self.sources(ref)):
+            if isinstance(ref, Value) and self._moves_input(ref):
                 self.nodes[ref.node] = graph.nodes[ref.node]
         self.nodes = {path: self.nodes[path] for path in graph.nodes if path in self.nodes}
+
+    def _moves_input(self, ref: Value) -> bool:
+        if ref.node in self.constant or isinstance(self.graph.nodes[ref.node].op, Input):
+            return False
+        return not any(self.sources(ref))
 
     def sources(self, ref: Ref | None) -> Iterator[str]:
         """The working nodes that make what `ref` carries, itself included."""
