@@ -21,7 +21,7 @@ from .value import ExternValue, FunctionValue, ModuleValue
 class Pending:
     """A declaration whose value is computed when it is first asked for."""
 
-    declaration: t.Model | t.Family | t.Data | t.TopLet | t.GraphText | t.Rewrite | t.Pipeline
+    declaration: t.Model | t.Family | t.Data | t.TopLet | t.GraphText | t.Rewrite | t.Pipeline | t.Target | t.Plan
     home: FileScope
     state: str = "new"
     value: Any = None
@@ -99,7 +99,7 @@ class _Reader:
             self._name(scope, d.name, FunctionValue(d, scope))
         elif isinstance(d, t.Extern):
             self._name(scope, d.name, ExternValue(d, scope))
-        elif isinstance(d, (t.Model, t.Family, t.Data, t.TopLet, t.GraphText, t.Rewrite, t.Pipeline)):
+        elif isinstance(d, (t.Model, t.Family, t.Data, t.TopLet, t.GraphText, t.Rewrite, t.Pipeline, t.Target, t.Plan)):
             self._name(scope, d.name, Pending(d, scope))
         elif isinstance(d, t.Rename):
             try:

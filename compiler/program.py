@@ -22,6 +22,7 @@ from .names import least_instances
 from .options import read_options
 from .passes.register import PASSES, Pass
 from .pipeline import Step, read_steps, run
+from .plan import Known, Plan, read_plan
 from .rename import RenameMap
 from .rewrite.pattern import Rule
 from .rewrite.read import read_rule
@@ -80,7 +81,12 @@ class Program:
             NetcError: where one is not a valid target.
         """
         found = [d for d in self.scope.tree.declarations if isinstance(d, t.Target)]
-        return {d.name.text: read_target(d, self._constant) for d in found}
+        return {d.name.text: self._declared(self.scope, d.name.text) for d in found}
+
+    @property
+    def plans(self) -> list[str]:
+        """The names of the plans this file declares, in order."""
+        return [d.name.text for d in self.scope.tree.declarations if isinstance(d, t.Plan)]
 
     @property
     def spec_hash(self) -> str:
@@ -98,10 +104,11 @@ class Program:
         """
         if name is None:
             name = self._only()
-        if name.endswith("]") and name.partition("[")[0] in self.families:
+        families = _names(self.scope, t.Family)
+        if name.endswith("]") and name.partition("[")[0] in families:
             family, _, number = name[:-1].partition("[")
             return self._member(self.family(family), number, None)
-        if name in self.families:
+        if name in families:
             family, fix = self.family(name), f"{self.source.name}:{name}[0]"
             message = f"{name} is a family of {family.count} models"
             raise NetcError([Diagnostic("unknown-model", message, notes=("say which member is meant",), fix=fix)])
@@ -128,7 +135,7 @@ class Program:
         Raises:
             NetcError: with everything that is wrong with it.
         """
-        if name not in self.families:
+        if name not in _names(self.scope, t.Family):
             close = nearest(name, self.families)
             notes = (f"it declares: {', '.join(self.families) or 'no families'}",)
             raise NetcError(
@@ -178,12 +185,10 @@ class Program:
                 self.diagnostics.extend(d for d in error.diagnostics if d not in self.diagnostics)
         for declaration in self.scope.tree.declarations:
             try:
-                if isinstance(declaration, t.Target):
-                    read_target(declaration, self._constant)
-                elif isinstance(declaration, (t.Rewrite, t.Pipeline)):
+                if isinstance(declaration, (t.Rewrite, t.Pipeline, t.Target, t.Plan)):
                     self._declared(self.scope, declaration.name.text)
             except NetcError as error:
-                self.diagnostics.extend(error.diagnostics)
+                self.diagnostics.extend(d for d in error.diagnostics if d not in self.diagnostics)
         return list(self.diagnostics)
 
     def expectations(self) -> list[Expectation]:
@@ -226,11 +231,74 @@ class Program:
             )
         return declared[name]
 
-    def _constant(self, expression: t.Expr) -> Any:
-        """Evaluate a compile-time expression of this file."""
+    def plan(self, name: str | None = None) -> Plan:
+        """A plan by name; without a name the file's only one.
+
+        Raises:
+            NetcError: with everything that is wrong with it.
+        """
+        known = self.plans
+        if name is None and len(known) == 1:
+            name = known[0]
+        if name is None or name not in known:
+            message = (
+                f"{self.source.name} has no plan {name}" if name else f"say which plan of {self.source.name} is meant"
+            )
+            close = nearest(name or "", known) or (f"{self.source.name}:{known[0]}" if known else None)
+            notes = (f"it declares: {', '.join(known) or 'no plans'}",)
+            raise NetcError([Diagnostic("unknown-plan", message, (), notes, close)])
+        return self._declared(self.scope, name)
+
+    def _plan(self, scope: FileScope, declaration: t.Plan) -> Plan:
+        from .fusion.planner import PLANNERS  # most files have no plans
+        from .fusion.work import MOVES
+
+        def target(name: t.Identifier) -> Target:
+            known = _names(scope, t.Target)
+            if name.text not in known:
+                message = f"there is no target {name.text}"
+                notes = (f"targets here: {', '.join(known) or 'none'}",)
+                close = nearest(name.text, known) or 'target here = llvm(cpu = "native")'
+                raise NetcError([Diagnostic("unknown-target", message, (Label(name.span),), notes, close)])
+            return self._declared(scope, name.text, name.span)
+
+        known = Known(
+            target,
+            lambda e: self._planned(scope, e),
+            lambda e: self._constant(e, scope),
+            lambda e: self._steps(scope, e),
+            {name: planner.options for name, planner in PLANNERS.items()},
+            MOVES,
+        )
+        return read_plan(declaration, known)
+
+    def _planned(self, scope: FileScope, e: t.Expr) -> str:
+        """The model that a plan is for, as it is asked for by name; that there is one is checked."""
+        base = e.value if isinstance(e, t.Index) else e
+        assert isinstance(base, t.Name)
+        known = _names(scope, t.Model, t.GraphText)
+        families = _names(scope, t.Family)
+        if base.text not in (*known, *families):
+            message = f"there is no model {base.text}"
+            notes = (f"models here: {', '.join([*known, *families]) or 'none'}",)
+            close = nearest(base.text, [*known, *families])
+            raise NetcError([Diagnostic("unknown-model", message, (Label(base.span),), notes, close)])
+        if isinstance(e, t.Index) and base.text in known:
+            message = f"{base.text} is a model, and has no members"
+            raise NetcError([Diagnostic("unknown-member", message, (Label(e.span),), fix=base.text)])
+        if isinstance(e, t.Name) and base.text in families:
+            message = f"{base.text} is a family: a plan is for one of its members"
+            raise NetcError([Diagnostic("unknown-model", message, (Label(base.span),), fix=f"{base.text}[0]")])
+        if not isinstance(e, t.Index):
+            return base.text
+        member = e.items[0]
+        return f"{base.text}[{member.value if isinstance(member, t.Number) else member.span.text}]"
+
+    def _constant(self, expression: t.Expr, scope: FileScope | None = None) -> Any:
+        """Evaluate a compile-time expression of this file, or of another one."""
         report = Diagnostics()
         try:
-            return Elaborator(report, self.budget, self._resolve).constant(self.scope, expression)
+            return Elaborator(report, self.budget, self._resolve).constant(scope or self.scope, expression)
         except Fault as fault:
             raise NetcError([*report, *([fault.diagnostic] if fault.diagnostic else [])]) from None
         except RecursionError:
@@ -245,6 +313,8 @@ class Program:
             return value
         if value.state == "running":
             raise Fault(Diagnostic("cycle", f"{name} is defined by itself", (Label(span),)))
+        if value.state == "failed" and isinstance(value.declaration, t.Target):
+            value.state = "new"  # a target is asked for from several places, each of which says what is wrong with it
         if value.state == "failed":
             raise Fault()
         if value.state == "new":
@@ -277,6 +347,10 @@ class Program:
             return self._steps(pending.home, declaration.steps)
         if isinstance(declaration, t.Data):
             return self._data(pending.home, declaration)
+        if isinstance(declaration, t.Target):
+            return read_target(declaration, lambda e: self._constant(e, pending.home))
+        if isinstance(declaration, t.Plan):
+            return self._plan(pending.home, declaration)
         value = self._value(pending.home, declaration.value, name)
         if isinstance(value, Model) and value.name != name:
             value = replace(value, name=name, graph=replace(value.graph, name=name))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .artifact import Artifact as Artifact
     from .build import compile as compile
+    from .build import prepare as prepare
+    from .build import probe as probe
 
 
 def __getattr__(name: str) -> Any:
@@ -15,8 +17,8 @@ def __getattr__(name: str) -> Any:
         from .artifact import Artifact
 
         return Artifact
-    if name == "compile":
-        from .build import compile
+    if name in ("compile", "prepare", "probe"):
+        from . import build
 
-        return compile
+        return getattr(build, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

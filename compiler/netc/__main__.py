@@ -39,6 +39,8 @@ from .command import (
 )
 from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest
 from .inspection import app as inspection
+from .planning import app as planning
+from .planning import compile_plan
 from .surgery import app as surgery
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(inspection)
+app.add_typer(planning)
 app.add_typer(surgery)
 
 
@@ -122,6 +125,9 @@ def _check_file(
         yield f"{path}:{name}  {program.described(name)}"
     for name in program.families:
         yield f"{path}:{name}  a family of {program.family(name).count:,} models"
+    for name in program.plans:
+        plan = program.plan(name)
+        yield f"{path}:{name}  a plan for {plan.model} on {plan.target_name}"
     for name in program.models:
         graph = program.model(name).graph
         inputs = ", ".join(f"{k}: {n.types[0]}" for k, n in graph.inputs.items())
@@ -289,23 +295,38 @@ def export(
 
 @app.command("compile")
 def compile_model(
-    model: ModelArgument,
+    model: Annotated[
+        str, typer.Argument(metavar="FILE[:MODEL|PLAN]", help="A .net file and one of its models or plans.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The artifact folder.")],
     target: Annotated[str | None, typer.Option(help="A target of the file; this machine without it.")] = None,
     bind: BindOption = [],  # noqa: B006
     seed: SeedOption = 0,
     compare: Annotated[bool, typer.Option("--check/--no-check", help="Measure the difference to PyTorch.")] = True,
-    level: Annotated[int, typer.Option("-O", min=0, max=3, help="Optimise so far, as `netc passes` lists.")] = 2,
+    level: Annotated[
+        int | None, typer.Option("-O", min=0, max=3, help="Optimise so far, as `netc passes` lists; 2 without it.")
+    ] = None,
     passes: PassesOption = None,
     verify: VerifyOption = False,
     allow: AllowOption = None,
 ) -> None:
-    """Compile a model through TVM into a folder that runs without PyTorch and without the spec."""
+    """Compile a model through TVM into a folder that runs without PyTorch and without the spec.
+
+    A plan says itself for what target, in what batch, and through which passes; what it requires is checked then.
+    """
     from .compiler.backend import backend
     from .compiler.passes.bind import bind as bound
 
     with reporting(Format.text):
+        program, name = opened(model, (), allow)
+        if name in program.plans:
+            given = {"--target": target, "--bind": bind, "-O": level, "-p": passes}
+            said = [option for option, value in given.items() if value not in (None, [])]
+            if said:
+                raise usage(f"the plan {name} says what {', '.join(said)} would: change it there")
+            return compile_plan(program, program.plan(name), output, seed=seed, compare=compare, verify=verify)
         program, made = chosen(model, (), allow)
+        level = 2 if level is None else level
         sizes = bindings(bind)
         described = program.target(target)
         tvm = backend("tvm")

@@ -121,7 +121,12 @@ def chosen_steps(program: Program, level: int | None, passes: str | None, seed: 
 def traced(
     program: Program, model: Model, level: int | None, passes: str | None, verify: bool = False, seed: int = 0
 ) -> Trace:
-    """The model through a level, and through passes after it. A pass that fails leaves a file that runs it again.
+    """The model through a level, and through passes after it; see `through`."""
+    return through(model, chosen_steps(program, level, passes, seed), verify=verify, seed=seed)
+
+
+def through(model: Model, steps: Sequence[Step], *, verify: bool = False, seed: int = 0) -> Trace:
+    """The model through passes. A pass that fails leaves a file that runs it again.
 
     Raises:
         NetcError: with what is wrong with the passes, or with what they did.
@@ -130,7 +135,6 @@ def traced(
     from .compiler.pipeline import Failure, Trace, run
     from .compiler.reproduce import reproducer
 
-    steps = chosen_steps(program, level, passes, seed)
     start = model.graph
     check = None
     if verify:

@@ -330,15 +330,10 @@ class Matcher:
     def _equal(self, node: Node, name: str, wanted: Attribute, state: _State) -> bool:
         """Whether an attribute is what the pattern writes, in any form that the operator takes: `1` for `[1, 1]`, `-1`
         for the last axis."""
-        value, op = _plain(wanted.value), node.op
+        value = _plain(wanted.value)
         if value is _NOT_PLAIN:
             value = self._evaluated(wanted.value, state)
-        try:
-            other = cast(Operator, validate(type(op), {**op.attributes(), name: value}))
-            other = other.canonical(*self.graph.input_types(node))
-        except (ValidationError, ShapeError):
-            return False
-        return getattr(other, name) == getattr(op, name)
+        return has_attribute(self.graph, node, name, value)
 
     def _evaluated(self, expression: t.Expr, state: _State) -> Any:
         assert self._rule is not None
@@ -403,6 +398,17 @@ class Matcher:
                 if not self.constant(Value(source)) and networkx.has_path(self.graph.nx, root, source):
                     return f"%{source} depends on %{root}"
         return None
+
+
+def has_attribute(graph: Graph, node: Node, name: str, value: Any) -> bool:
+    """Whether an attribute of a node is `value`, in any form that its operator takes: `1` for `[1, 1]`, `-1` for the
+    last axis."""
+    try:
+        other = cast(Operator, validate(type(node.op), {**node.op.attributes(), name: value}))
+        other = other.canonical(*graph.input_types(node))
+    except (ValidationError, ShapeError):
+        return False
+    return getattr(other, name) == getattr(node.op, name)
 
 
 _NOT_PLAIN = object()

@@ -1,0 +1,48 @@
+"""The limits of a plan, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..cost import cost
+from ..diagnostic import Diagnostic, Label
+from ..graph import Graph
+from ..plan import LIMITS, Plan
+from ..types import Dim
+
+
+def counted(graph: Graph) -> dict[str, float]:
+    """Parameters and multiply-accumulates of a prepared graph, without those that are computed at compile time."""
+    report = cost(graph)
+    return {"parameters": _number(report.parameters), "macs": _number(report.macs) - _number(report.folded)}
+
+
+def _number(dim: Dim) -> int:
+    assert isinstance(dim, int)  # every size of a plan's graph is known
+    return dim
+
+
+def broken(plan: Plan, facts: Mapping[str, float]) -> Iterator[Diagnostic]:
+    """The requirements that do not hold; those that no fact tells of are left out."""
+    for requirement in plan.requirements:
+        found = facts.get(requirement.name)
+        if found is not None and not found <= requirement.most:
+            most = shown(requirement.name, requirement.most)
+            message = f"{plan.name} is required to have {requirement.name} <= {most}, but it is "
+            message += shown(requirement.name, found)
+            yield Diagnostic("requirement", message, (Label(requirement.span),))
+
+
+def open_limits(plan: Plan, facts: Mapping[str, float]) -> list[str]:
+    """What is required, and no fact tells of."""
+    return list(dict.fromkeys(r.name for r in plan.requirements if r.name not in facts))
+
+
+def shown(name: str, value: float) -> str:
+    """A number as people read it, in the unit of its limit."""
+    quantity = LIMITS[name]
+    if quantity == "seconds":
+        return f"{1e3 * value:.3g} ms"
+    if quantity == "bytes":
+        return f"{value:,.0f} B" if value < 2**10 else f"{value / 2**10:,.1f} KiB"
+    return f"{value:,.0f}" if quantity == "a count" else f"{value:.2e}"
