@@ -12,6 +12,7 @@ from ..half import DTYPES
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
+from ..schedule.inline import PAD
 from ..schedule.tile import KEY
 from ..tensor import Tensor, channels_last
 from ..untyped import te, tirx
@@ -256,7 +257,7 @@ def padding_stage(kernel: Kernel, x: View, padding: Pairs, value: Any) -> Callab
         return tirx.if_then_else(tirx.all(*valid), x[(n, c, *inside)], value)
 
     shape = [batch, *(d + before + after for d, (before, after) in zip(space, padding, strict=True)), channels]
-    return kernel.stage(shape, element, "pad", attributes={"netc.keep": 1})
+    return kernel.stage(shape, element, "pad", attributes={"netc.keep": 1, PAD: 1})
 
 
 def pads(padding: Pairs) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from ..machine import Machine
 from ..untyped import s_tir, tirx
 from .block import blocks, reduces
+from .chain import chain
 from .generic import generic
 from .injective import injective
 from .inline import inline
@@ -16,6 +17,8 @@ from .rows import rows
 from .tile import tile
 
 SCHEDULED = "tirx.is_scheduled"
+WRITTEN = "netc.written"
+"""Marks a block that is its own schedule."""
 
 
 @dataclass
@@ -66,6 +69,13 @@ def schedule(module: Any, machine: Machine) -> tuple[Any, Report]:
 
 
 def _schedule(name: str, function: Any, machine: Machine, report: Report) -> Any:
+    if WRITTEN in dict(getattr(getattr(function.body, "block", None), "annotations", {})):
+        report.rules[name] = "written"
+        return function
+    made = chain(function, machine)
+    if made is not None:
+        report.rules[name] = "chain"
+        return made
     for rule, apply in RULES.items():
         sch = s_tir.Schedule(function)
         try:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..untyped import Expr, walk
-from .block import annotation, blocks, reduces
+from .block import annotation, blocks, name, reduces
+
+PAD = "netc.pad"
+"""Marks a block that surrounds what it reads, along the axes between the first and the last, with a constant."""
 
 LARGEST = 400
 """Expression nodes beyond which a step is kept: a value read twice doubles at every step it is inlined through."""
@@ -17,11 +20,12 @@ def inline(sch: Any) -> None:
     Kept are the result, blocks marked `keep` (padding, which a reduction reads many times over), blocks that a
     reduction reads and that read one themselves, and blocks whose formula has grown large.
     """
+    results = {name(sch, block) for block in sch.get_output_blocks("root")}
     done = False
     while not done:
         done = True
         for block in blocks(sch)[:-1]:
-            if _inlines(sch, block):
+            if name(sch, block) not in results and _inlines(sch, block):
                 sch.compute_inline(block)
                 done = False
                 break
@@ -36,6 +40,10 @@ def _inlines(sch: Any, block: Any) -> bool:
     reduced = any(reduces(sch, reader) for reader in readers)
     if reduced and any(reduces(sch, source) for source in sch.get_producers(block)):
         return False
+    if any(annotation(sch, reader, PAD) is not None for reader in readers) and any(
+        reduces(sch, source) for source in sch.get_producers(block)
+    ):
+        return False  # it is computed where it is, and stored with the padding around it
     return _size(sch.get(block).body) <= LARGEST or (len(readers) == 1 and not reduced)
 
 
