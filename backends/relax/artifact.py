@@ -31,7 +31,7 @@ from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.types import DType
 from .runtime import lacking, load_tvm
 
-FORMAT = 2
+FORMAT = 3
 """The version of the manifest's layout."""
 
 MANIFEST = "manifest.json"
@@ -85,6 +85,11 @@ class Artifact:
         self.outputs: dict[str, Signature] = {o["name"]: Signature.read(o) for o in manifest["outputs"]}
         self._call = call
         self._constants = list(constants)
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """What each call of a kernel computes, in order: its name, the paths of its nodes, its kernel and schedule."""
+        return list(self.manifest["groups"])
 
     @classmethod
     def load(cls, folder: str | Path) -> Artifact:

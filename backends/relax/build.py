@@ -28,10 +28,11 @@ from ...compiler.target import Target
 from ...compiler.types import TensorType, symbols
 from . import kernels as kernels
 from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact, kept
+from .grouping import Fused, chosen, correspondence
 from .link import link, linker, write_objects
 from .lower import Lowered, lower, rules
 from .machine import Machine, host, machine
-from .optimise import fuse, generate, optimise
+from .optimise import choose, fuse, generate, optimise
 from .schedule import Report
 from .untyped import tvm
 
@@ -55,6 +56,8 @@ class Built:
     constants: Mapping[str, Array]
     report: Report
     machine: Machine
+    groups: Sequence[Fused]
+    """What each call of a kernel computes, in order: the groups that were asked for, else those that TVM has made."""
 
 
 def compile(
@@ -111,6 +114,7 @@ def compile(
             "requirements": [[_size(d) for d in pair] for pair in built.lowered.requirements],
             "constants": list(built.constants),
             "kernels": _kernels(built.report),
+            "groups": _groups(built),
             "difference": None,
             "files": _write(built, partial),
         }
@@ -140,7 +144,7 @@ def fused(graph: Graph, processor: Machine, groups: Sequence[Group] | None = Non
     """The kernels of a prepared graph before they are scheduled, by group; without groups all of it is one."""
     groups = groups if groups is not None else [Group("all", tuple(Work(graph).nodes))]
     lowered = lower(graph, processor, groups)
-    module = fuse(lowered.main, processor, grouped=True)
+    module = fuse(lowered.main, processor)
     return {f.group.name: module[f.kernel] for f in lowered.groups or ()}
 
 
@@ -151,15 +155,21 @@ def build(graph: Graph, processor: Machine, seed: int = 0, groups: Sequence[Grou
     """
     lowered = lower(graph, processor, groups)
     constants = _constants(lowered, graph, seed, processor if processor.native else host())
-    module, report = optimise(lowered.main, processor, groups is not None)
-    return Built(lowered, generate(module, processor), constants, report, processor)
+    module, kernels = lowered.main, lowered.groups
+    if kernels is None:
+        module = choose(module, processor)
+        kernels = chosen(module)
+    module, report = optimise(module, processor)
+    executable = generate(module, processor)
+    correspondence(module, executable, kernels)
+    return Built(lowered, executable, constants, report, processor, kernels)
 
 
 def _constants(lowered: Lowered, graph: Graph, seed: int, here: Machine) -> dict[str, Array]:
     """Run `prepare`: what depends on parameters alone."""
     if not lowered.constants:
         return {}
-    module, _ = optimise(lowered.prepare, here)
+    module, _ = optimise(choose(lowered.prepare, here), here)
     run = tvm.runtime.vm.VirtualMachine(generate(module, here), tvm.cpu())["prepare"]
     given: list[Any] = []
     for name in lowered.arrays:
@@ -200,6 +210,18 @@ def _kernels(report: Report) -> list[dict[str, str]]:
     return [
         {"name": name, "schedule": rule} | ({"instead_of": report.failures[name]} if name in report.failures else {})
         for name, rule in sorted(report.rules.items())
+    ]
+
+
+def _groups(built: Built) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": fused.group.name,
+            "nodes": list(fused.group.nodes),
+            "kernel": fused.kernel,
+            "schedule": built.report.rules[fused.kernel],
+        }
+        for fused in built.groups
     ]
 
 

@@ -1,8 +1,13 @@
-"""Fusion groups in Relax: the calls that were made for a group become one primitive function, and one call of it."""
+"""Fusion groups in Relax: the calls that were made for a group become one primitive function, and one call of it.
+
+Each call of a kernel bears the path of the node on whose account it was made, as its span's source, through TVM's
+passes.
+"""
 
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +17,14 @@ from ...compiler.fusion.group import Group
 from .stage import Binding, Stage
 from .untyped import StructuralKey, relax, tirx, tvm, walk
 
+CALL = re.compile(r"^ +call +(\S+)", re.M)
 LONGEST = 80
 """Letters of a kernel's name."""
 
 
 @dataclass(frozen=True)
 class Fused:
-    """A group, and the kernel that computes it."""
+    """A group, and the kernel that computes it, which others may share."""
 
     group: Group
     kernel: str
@@ -48,7 +54,54 @@ def outline(stage: Stage, outputs: Sequence[Any], groups: Sequence[Group]) -> tu
         done.extend(part.call(variable, arguments))
     for output in outputs:
         done.extend(parts.views(output, placed))
-    return stage.finished(done, outputs), [Fused(g, names[g.name]) for g in groups]
+    whole = {g.name: g for g in groups}
+    return stage.finished(done, outputs), [Fused(whole[name], names[name]) for name in names]
+
+
+def on_account_of(path: str, call: Any) -> Any:
+    """The call of a kernel, which bears a node's path."""
+    span = tvm.ir.Span(tvm.ir.SourceName(path), 0, 0, 0, 0)
+    return relax.Call(call.op, call.args, call.attrs, call.ty_args, span)
+
+
+def chosen(module: Any) -> list[Fused]:
+    """What TVM's fusion has made of `main`: the nodes that each call works for, named after the last of them."""
+    found: list[Fused] = []
+    names: set[str] = set()
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            value = binding.value
+            if _is_call(value):
+                kernel, calls = value.args[0], [value]
+            elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar):
+                kernel = value.op
+                calls = [b.value for inner in module[kernel].body.blocks for b in inner.bindings if _is_call(b.value)]
+            else:
+                continue
+            nodes = tuple(dict.fromkeys(str(c.span.source_name.name) for c in calls))
+            name = next(n for i in range(len(found) + 1) if (n := nodes[-1] + (f"~{i}" if i else "")) not in names)
+            names.add(name)
+            found.append(Fused(Group(name, nodes), str(kernel.name_hint)))
+    return found
+
+
+def correspondence(module: Any, executable: Any, groups: Sequence[Fused]) -> None:
+    """Make sure that what was compiled is these groups: each one call of its kernel, in this order, and nothing else.
+
+    The calls are read off the instructions of the virtual machine, the kernels off the module of its code.
+
+    Raises:
+        AssertionError: where a group has no call or several, or there is a call or a kernel of no group.
+    """
+    functions = {str(v.name_hint): f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+    sizes = {name for name, f in functions.items() if f.attrs and "tirx.is_host_func" in f.attrs}
+    main = str(executable.as_text()).partition("@main:")[2].partition("\n@")[0]
+    called = [name for name in CALL.findall(main) if not name.startswith("vm.builtin.") and name not in sizes]
+    wanted = [g.kernel for g in groups]
+    assert called == wanted, f"the groups are {wanted}, the calls {called}"
+    kernels = functions.keys() - sizes
+    assert kernels == set(wanted), f"kernels of no group: {sorted(kernels - set(wanted))}"
+    assert len({g.group.name for g in groups}) == len(groups), "groups share a name"
 
 
 @dataclass
@@ -257,7 +310,7 @@ def _renamed(binding: Binding, names: Mapping[Any, Any]) -> Any:
         (source,) = _reads(value)
         return binding.within(names[source])
     arguments = relax.Tuple([names[v] if _is_tensor(v) else v for v in value.args[1].fields])
-    return relax.Call(value.op, [value.args[0], arguments, *value.args[2:]], value.attrs, value.ty_args)
+    return relax.Call(value.op, [value.args[0], arguments, *value.args[2:]], value.attrs, value.ty_args, value.span)
 
 
 def _sizes(part: _Part) -> list[Any]:

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from ...compiler.diagnostic import Diagnostic, Label, NetcError
 from ...compiler.fusion.group import Group
 from ...compiler.fusion.work import Work
-from ...compiler.graph import Graph, Input, ParameterRef, Ref
+from ...compiler.graph import Graph, Input, ParameterRef, Ref, Value
 from ...compiler.types import Dim, DType, Expression, TensorType, known_less, symbols
 from ..rules import Rules
-from .grouping import Fused, outline
+from .grouping import Fused, on_account_of, outline
 from .half import DTYPES, HALF, STORED, narrowed, single
 from .index import flatten, literal, unflatten
 from .kernel import Kernel, Pattern, View
@@ -149,10 +149,8 @@ class Lowering:
             statements,
             name=name,
             dtype=dtypes,
-            in_buffers=[tirx.decl_buffer(s.shape, s.dtype, s.op.name) for s in sources],
-            out_buffers=[
-                tirx.decl_buffer(s, d, f"out{i}") for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))
-            ],
+            in_buffers=[buffer(s.shape, s.dtype, s.op.name) for s in sources],
+            out_buffers=[buffer(s, d, f"out{i}") for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))],
         )
         outputs = [made] if len(types) == 1 else list(made)
         attributes = {"op_pattern": int(Pattern.OPAQUE), "tirx.is_scheduled": True}
@@ -203,7 +201,8 @@ class Lowering:
             stage.type(t.dtype, tuple(t.shape[a] for a in order) or (1,))
             for t, order in zip(types, orders, strict=True)
         ]
-        return relax.call_tir(callee, relax.Tuple([*read, *(stage.symbol(s) for s in extra)]), results), results
+        call = relax.call_tir(callee, relax.Tuple([*read, *(stage.symbol(s) for s in extra)]), results)
+        return on_account_of(self.path, call), results
 
     def map(
         self,
@@ -421,6 +420,11 @@ class Lowering:
             self.requirements.append((least, most))
 
 
+def buffer(shape: Sequence[Any], dtype: str, name: str) -> Any:
+    """A buffer such as kernels by formula have; TVM fuses kernels only where these are equal."""
+    return tirx.decl_buffer(shape, dtype, name, layout=None)
+
+
 def _stored(output: Any, dtype: DType) -> Any:
     """A kernel's result with a last step that brings it to the form in which its dtype is kept, if it takes one."""
     if dtype not in HALF or str(output.dtype) == STORED[dtype]:
@@ -525,7 +529,7 @@ class _Nodes:
         sources = [] if self._work is None else list(self._work.sources(ref))
         owner = self._owner[sources[0]] if sources else ""
         tensor = self._value(ref, owner)
-        self._low.owner = owner
+        self._low.owner, self._low.path = owner, ref.node if isinstance(ref, Value) else self._low.path
         return self._low.expression(self._low.plain(tensor), constant=False)
 
     def _made(self, path: str, owner: str) -> tuple[Tensor, ...]:

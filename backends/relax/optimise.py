@@ -5,27 +5,49 @@ from __future__ import annotations
 from typing import Any
 
 from .machine import Machine
-from .schedule import Report, schedule
+from .schedule import SCHEDULED, Report, schedule
 from .sizes import with_ordered_sizes
 from .untyped import relax, tirx, tvm
 
 RT: Any = relax.transform
 
 
-def fuse(module: Any, machine: Machine, grouped: bool = False) -> Any:
-    """Make one kernel of each primitive function, of which TVM chooses the members unless the module is `grouped`."""
-    chosen = [] if grouped else [RT.FuseOps()]
+def choose(module: Any, machine: Machine) -> Any:
+    """Let TVM choose what is fused: primitive functions for kernels that become one, the others as they are."""
     with machine.target:
-        module = _sequence(RT.Normalize(), RT.DeadCodeElimination(), *chosen, RT.FuseTIR(), RT.DeadCodeElimination())(
-            module
-        )
+        return _sequence(RT.Normalize(), RT.DeadCodeElimination(), RT.FuseOps())(module)
+
+
+def fuse(module: Any, machine: Machine) -> Any:
+    """One kernel for each primitive function."""
+    whole = {v for v, f in module.functions.items() if isinstance(f, relax.Function) and _is_program(module, f)}
+    with machine.target:
+        # A program may hold the same `let` twice, which schedules do not allow.
+        module = _sequence(
+            RT.Normalize(),
+            RT.DeadCodeElimination(),
+            RT.FuseTIR(),
+            tirx.transform.ConvertSSA(),
+            RT.DeadCodeElimination(),
+        )(module)
+    for variable in whole:
+        module[variable] = module[variable].with_attr(SCHEDULED, True)
     return with_ordered_sizes(module)
 
 
-def optimise(module: Any, machine: Machine, grouped: bool = False) -> tuple[Any, Report]:
-    """Fuse and schedule a module, and bring it to what the virtual machine's code generator takes."""
+def _is_program(module: Any, function: Any) -> bool:
+    """Whether a primitive function is a single kernel that is its own schedule, which TVM forgets where it fuses."""
+    if not function.attrs or "Primitive" not in function.attrs:
+        return False
+    values = [b.value for block in function.body.blocks for b in block.bindings]
+    called = [v.args[0] for v in values if isinstance(v, relax.Call) and str(v.op.name) == "relax.call_tir"]
+    return len(called) == 1 and SCHEDULED in module[called[0]].attrs
+
+
+def optimise(module: Any, machine: Machine) -> tuple[Any, Report]:
+    """Schedule a module in which is chosen what is fused, and bring it to what the code generator takes."""
     with machine.target:
-        module, report = schedule(fuse(module, machine, grouped), machine)
+        module, report = schedule(fuse(module, machine), machine)
         module = _sequence(
             RT.ToNonDataflow(),
             RT.RemovePurityChecking(),
