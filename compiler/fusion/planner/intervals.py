@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
-from ..graph import Value  # noqa
+from ...graph import Value
 from ..partition import Mask, Partition, Task, bits
 from .atoms import ORDERS, arrange, atoms
 from .register import planner
@@ -38,26 +38,71 @@ def cut(task: Task, order: Sequence[Mask], prune: bool = True) -> list[Mask]:
     import numpy as np
 
     size = len(order)
-    best = np.full(size + 1, inf)
+    best: Any = _filled(size + 1, inf)
     best[0] = 0
-    came = [0] * (size + 1)
-    excess = np.zeros(size)
-    """By first unit: how much intervals up to the last unit are known, or taken, to exceed their floors."""
+    came = list(range(-1, size))
+    excess = _filled(size, 0.0)
+    """By first unit: by how much intervals from there on are known, or taken, to exceed their floors."""
     for j in range(1, size + 1):
-        floors, masks = _floors(task, order, j)
-        known = excess if prune else np.zeros(size)
-        known[:j][masks == 0] = inf
-        tried = np.zeros(j, bool)
-        exact = np.full(j, inf)
+        floors, masks = _floors(task, order[:j])
+        tried = _filled(j, False)
+        guess = best[:j] + floors + excess[:j]
         while True:
-            guess = np.where(tried, exact, best[:j] + floors + known[:j])
             i = int(guess.argmin())
             if tried[i] or guess[i] == inf:
                 break
-            cost = task.dram(int(masks[i]))
-            tried[i], exact[i] = True, best[i] + cost
-            if prune:
-                over = cost - floors[i]
-                known[: i + 1] = np.maximum(known[: i + 1], over)
-        best[j], came[j] = exact[i], i
+            tried[i] = True
+            if not task.valid(masks[i]):
+                guess[i] = inf
+                continue
+            cost = task.dram(masks[i])
+            if prune and cost > floors[i] + excess[i]:
+                grown: Any = np.maximum(excess[: i + 1], cost - floors[i])
+                excess[: i + 1] = grown
+                guess[~tried] = (best[:j] + floors + excess[:j])[~tried]
+            guess[i] = best[i] + cost
+        if guess[i] < inf:
+            best[j], came[j] = guess[i], i
+        else:
+            best[j] = best[j - 1]
     return _walk(order, came)
+
+
+def _filled(size: int, value: float) -> Any:
+    import numpy as np
+
+    return np.full(size, value)
+
+
+def _floors(task: Task, order: Sequence[Mask]) -> tuple[Any, list[Mask]]:
+    """For the intervals that end with an order, by first unit: their floors, and the intervals."""
+    floors = _filled(len(order), 0.0)
+    masks = [0] * len(order)
+    mask, total = 0, 0
+    weights: set[str] = set()
+    loads: dict[Value, int] = {}
+    for at in reversed(range(len(order))):
+        mask |= order[at]
+        for i in reversed(tuple(bits(order[at]))):
+            node = task.nodes[i]
+            total -= sum(loads.pop(Value(task.names[i], v), 0) for v in range(len(node.makes)))
+            total += sum(size for readers, result, size in node.makes if result or readers & ~mask)
+            total += sum(size for name, size in node.weights if name not in weights)
+            weights.update(name for name, _ in node.weights)
+            for value, _, least in node.loads:
+                total += max(0, least - loads.get(value, 0))
+                loads[value] = max(least, loads.get(value, 0))
+        floors[at], masks[at] = total, mask
+    return floors, masks
+
+
+def _walk(order: Sequence[Mask], came: Sequence[int]) -> list[Mask]:
+    found: list[Mask] = []
+    at = len(order)
+    while at:
+        mask = 0
+        for unit in order[came[at] : at]:
+            mask |= unit
+        found.append(mask)
+        at = came[at]
+    return found[::-1]

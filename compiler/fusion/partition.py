@@ -1,0 +1,379 @@
+"""A partition of working nodes into groups, and the task of finding one that moves few bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf
+from typing import NoReturn
+
+from ..diagnostic import Diagnostic, Label, NetcError
+from ..graph import Value
+from .group import Group
+from .memory import Cost, cheapest
+from .workload import Edge, Path, Workload
+
+Allowed = Callable[[frozenset[str]], bool]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A group of a partition: paths in the order of the graph, and what the best schedule of it costs."""
+
+    nodes: tuple[str, ...]
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What a planner found: convex and connected parts that hold every free node once, each after those it reads."""
+
+    parts: tuple[Part, ...]
+    planner: str
+    seconds: float
+    bound: int | None
+    """Bytes to and from DRAM that no partition of the task is below; proved."""
+    optimal: bool = False
+    """No partition of the task moves fewer bytes; proved."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dram(self) -> int:
+        """Bytes to and from DRAM in one run."""
+        return sum(part.cost.usage.dram for part in self.parts)
+
+    @property
+    def buffer(self) -> int:
+        """The most bytes of any part on chip."""
+        return max((part.cost.usage.buffer for part in self.parts), default=0)
+
+    @property
+    def gap(self) -> float | None:
+        """How much more is moved than the bound says, as a fraction of the bound."""
+        return (self.dram - self.bound) / self.bound if self.bound else None
+
+
+Mask = int
+"""A set of working nodes: bit `i` is node `i` in the order of the graph."""
+
+
+def bits(mask: Mask) -> Iterator[int]:
+    """The numbers of the nodes of a set, in the order of the graph."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+@dataclass
+class Node:
+    """What a planner asks of a working node again and again."""
+
+    weights: tuple[tuple[str, int], ...]
+    loads: tuple[tuple[Value, Mask, int], ...]
+    """By edge: the value, the node that makes it (nothing: an input of the model), and the fewest bytes of it that a
+    group loads to run the node."""
+    makes: tuple[tuple[Mask, bool, int], ...]
+    """By value: its readers, whether it is an output of the model, and its bytes."""
+
+
+class Task:
+    """What a planner is asked: to group the nodes `free`, beside the groups `fixed`, for a buffer of so many bytes.
+
+    `allowed` refuses groups that nothing can execute as one; a node alone is always allowed. Groups are sets of bits
+    to planners (`Mask`), and convex where no way leads out of them and back in, fixed groups taken as one.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        buffer: int | None = None,
+        free: Collection[str] | None = None,
+        fixed: Sequence[Group] = (),
+        allowed: Allowed | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.workload = workload
+        self.buffer = buffer
+        self.fixed = tuple(fixed)
+        self.allowed = allowed
+        self.seed = seed
+        self.names = tuple(workload.work.nodes)
+        self.number = {name: i for i, name in enumerate(self.names)}
+        self.free = self.mask(self.names if free is None else free)
+        self.sources = [self.mask(workload.work.before[name]) for name in self.names]
+        self.readers = [self.mask(workload.work.after[name]) for name in self.names]
+        self.units = [self.mask(group.nodes) for group in self.fixed]
+        self.below = self._reach(self.readers)
+        self.above = self._reach(self.sources)
+        self._costs: dict[Mask, Cost | None] = {}
+        self._valid: dict[Mask, bool] = {}
+
+    # -------------------------------------------------------------------------------------------- sets of nodes
+
+    def mask(self, names: Iterable[str]) -> Mask:
+        found = 0
+        for name in names:
+            found |= 1 << self.number[name]
+        return found
+
+    def members(self, mask: Mask) -> tuple[str, ...]:
+        return tuple(self.names[i] for i in bits(mask))
+
+    def _reach(self, next: Sequence[Mask]) -> list[Mask]:
+        """For each node those that ways lead to, itself included; what leads to a fixed group leads to all of it."""
+        home = {i: unit for unit in self.units for i in bits(unit)}
+        found = [1 << i | home.get(i, 0) for i in range(len(self.names))]
+        forward = next is self.sources
+        changed = True
+        while changed:
+            changed = False
+            for i in range(len(found)) if forward else reversed(range(len(found))):
+                more = found[i]
+                for j in bits(next[i]):
+                    more |= found[j]
+                for j in bits(home.get(i, 0)):
+                    more |= found[j]
+                if more != found[i]:
+                    found[i], changed = more, bool(home)
+        return found
+
+    def around(self, mask: Mask) -> tuple[Mask, Mask]:
+        """All that ways lead from into a set, and all that ways lead to from it."""
+        above = below = 0
+        for i in bits(mask):
+            above |= self.above[i]
+            below |= self.below[i]
+        return above, below
+
+    def convex(self, mask: Mask) -> bool:
+        above, below = self.around(mask)
+        return above & below == mask
+
+    def connected(self, mask: Mask) -> bool:
+        seen = edge = mask & -mask
+        while edge:
+            near = 0
+            for i in bits(edge):
+                near |= self.sources[i] | self.readers[i]
+            edge = near & mask & ~seen
+            seen |= edge
+        return seen == mask
+
+    def valid(self, mask: Mask) -> bool:
+        """Whether a set is free, connected, convex and allowed; what it costs is another matter."""
+        if mask & (mask - 1) == 0:
+            return bool(mask & self.free)
+        if mask not in self._valid:
+            whole = mask & ~self.free == 0 and self.connected(mask) and self.convex(mask)
+            self._valid[mask] = whole and (self.allowed is None or self.allowed(frozenset(self.members(mask))))
+        return self._valid[mask]
+
+    # -------------------------------------------------------------------------------------------- what groups cost
+
+    def cost(self, nodes: Collection[str]) -> Cost | None:
+        """The best schedule of a group within the buffer; None where none fits. The group must be valid."""
+        return self.cost_of(self.mask(nodes))
+
+    def cost_of(self, mask: Mask) -> Cost | None:
+        if mask not in self._costs:
+            self._costs[mask] = cheapest(self.workload, self.members(mask), self.buffer)
+        return self._costs[mask]
+
+    def dram(self, mask: Mask) -> float:
+        """Bytes that a group moves; infinitely many where it is not valid or does not fit."""
+        if not self.valid(mask):
+            return inf
+        cost = self.cost_of(mask)
+        return inf if cost is None else cost.usage.dram
+
+    @property
+    def evaluated(self) -> int:
+        """How many groups have been costed so far."""
+        return len(self._costs)
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """By number, what each node brings to the floor of a group."""
+        workload = self.workload
+        spans = _spans(workload)
+        made: list[Node] = []
+        for name in self.names:
+            weights = tuple({w.name: w.bytes for w in workload.weights[name]}.items())
+            loads = [(e.source, self._maker(e.source), _load(workload, e, spans)) for e in workload.edges[name]]
+            values = [(v, workload.type(v)) for v in workload.graph.nodes[name].values]
+            makes = [
+                (self.mask(e.reader for e in workload.readers.get(v, ())), v in workload.results, workload.bytes(t))
+                for v, t in values
+            ]
+            made.append(Node(weights, tuple(loads), tuple(makes)))
+        return made
+
+    def _maker(self, value: Value) -> Mask:
+        return 1 << self.number[value.node] if value.node in self.number else 0
+
+    def floor(self, mask: Mask) -> int:
+        """Bytes that no schedule of a group is below: what enters it once, what leaves it, and its weights once."""
+        total = 0
+        weights: dict[str, int] = {}
+        loads: dict[Value, int] = {}
+        for i in bits(mask):
+            node = self.nodes[i]
+            weights.update(node.weights)
+            for value, maker, least in node.loads:
+                if not maker & mask:
+                    loads[value] = max(least, loads.get(value, 0))
+            for readers, result, size in node.makes:
+                if result or readers & ~mask:
+                    total += size
+        return total + sum(weights.values()) + sum(loads.values())
+
+    @cached_property
+    def compulsory(self) -> int:
+        """Bytes that no partition is below: all weights once, and once each what free nodes read of others and make
+        for others."""
+        return self.floor(self.free)
+
+    # -------------------------------------------------------------------------------------------- partitions
+
+    def ordered(self, parts: Collection[Mask]) -> list[Mask] | None:
+        """Parts in an order in which each follows those it reads, the first nodes first where there is a choice; None
+        where there is none, because parts read from each other in a circle."""
+        import networkx as nx
+
+        home = {i: unit for unit in (*self.units, *parts) for i in bits(unit)}
+        graph: nx.DiGraph[Mask] = nx.DiGraph()
+        graph.add_nodes_from(home.values())
+        for i, unit in home.items():
+            graph.add_edges_from((home[j], unit) for j in bits(self.sources[i]) if home.get(j, unit) != unit)
+
+        def first(unit: Mask) -> Mask:
+            return unit & -unit
+
+        try:
+            found = list(nx.lexicographical_topological_sort(graph, key=first))
+        except nx.NetworkXUnfeasible:
+            return None
+        wanted = set(parts)
+        return [mask for mask in found if mask in wanted]
+
+    def acyclic(self, parts: Collection[Mask]) -> bool:
+        """Whether parts can be executed one after the other."""
+        waiting = {mask: self._needs(mask) for mask in (*self.units, *parts)}
+        known = self.free
+        for unit in self.units:
+            known |= unit
+        done = ~known
+        while waiting:
+            ready = [mask for mask, needs in waiting.items() if not needs & ~done]
+            if not ready:
+                return False
+            for mask in ready:
+                done |= mask
+                del waiting[mask]
+        return True
+
+    def _needs(self, mask: Mask) -> Mask:
+        found = 0
+        for i in bits(mask):
+            found |= self.sources[i]
+        return found & ~mask
+
+    def total(self, parts: Iterable[Mask]) -> float:
+        return sum(self.dram(mask) for mask in parts)
+
+    def partition(
+        self,
+        parts: Collection[Mask],
+        planner: str,
+        since: float,
+        bound: int | None = None,
+        optimal: bool = False,
+        notes: Sequence[str] = (),
+    ) -> Partition:
+        """Parts as a partition, found since the time `since` of `time.perf_counter`.
+
+        Raises:
+            NetcError: where a node alone does not fit the buffer.
+        """
+        order = self.ordered(parts)
+        if order is None:
+            raise AssertionError(f"{planner} made groups that wait for each other")
+        made: list[Part] = []
+        for mask in order:
+            cost = self.cost_of(mask)
+            if cost is None:
+                self._refuse(mask)
+            made.append(Part(self.members(mask), cost))
+        bound = max(bound or 0, self.compulsory)
+        found = Partition(tuple(made), planner, time.perf_counter() - since, bound, optimal, tuple(notes))
+        return replace(found, optimal=optimal or found.dram == bound)
+
+    def _refuse(self, mask: Mask) -> NoReturn:
+        names = self.members(mask)
+        node = self.workload.graph.nodes[names[0]]
+        message = f"%{names[0]} alone does not fit a buffer of {self.buffer:,} bytes"
+        labels = tuple(Label(span) for span in node.origin[:1])
+        raise NetcError([Diagnostic("does-not-fit", message, labels, fix="a larger buffer, or smaller numbers")])
+
+
+# ------------------------------------------------------------------------------------------- the least that is read
+
+Stretch = tuple[int, int]
+"""The first and the last of some lines."""
+
+
+def _spans(workload: Workload) -> Mapping[Value, Mapping[int, Stretch]]:
+    """For each value and each of its axes the first and last line that outputs of the model depend on.
+
+    A group makes at least these: a value that leaves it is made whole.
+    """
+    found: dict[Value, dict[int, Stretch]] = {}
+    for name in reversed(workload.work.nodes):
+        for value in workload.graph.nodes[name].values:
+            shape = [int(str(d)) for d in workload.type(value).shape]
+            if value in workload.results:
+                found[value] = {a: (0, n - 1) for a, n in enumerate(shape)}
+                continue
+            edges = workload.readers.get(value, ())
+            spans = [{a: _read(workload, e, a, found) for a in range(len(shape))} for e in edges]
+            found[value] = {
+                a: (min(s[a][0] for s in spans), max(s[a][1] for s in spans)) if spans else (0, n - 1)
+                for a, n in enumerate(shape)
+            }
+    return found
+
+
+def _read(workload: Workload, edge: Edge, axis: int, spans: Mapping[Value, Mapping[int, Stretch]]) -> Stretch:
+    """The lines of the source, along one of its axes, that an edge reads for what is needed of its reader."""
+    whole = 0, int(str(workload.type(edge.source).shape[axis])) - 1
+    reader = workload.graph.nodes[edge.reader]
+    if len(reader.types) > 1:
+        return whole
+    best = whole
+    for along, (low, high) in spans[Value(edge.reader)].items():
+        path = workload.path(edge, along)
+        if path is not None and path.axis == axis and low <= high:
+            low, high = _through(path, low, high)
+            if high - low < best[1] - best[0]:
+                best = low, high
+    return best
+
+
+def _through(path: Path, low: int, high: int) -> Stretch:
+    for window, size in path.steps:
+        low = min(max(window.lowest(low), 0), size - 1)
+        high = min(max(window.highest(high), 0), size - 1)
+    return low, high
+
+
+def _load(workload: Workload, edge: Edge, spans: Mapping[Value, Mapping[int, Stretch]]) -> int:
+    """The fewest bytes of its source that a group loads for an edge."""
+    type = workload.type(edge.source)
+    total = workload.bytes(type)
+    for axis, size in enumerate(type.shape):
+        low, high = _read(workload, edge, axis, spans)
+        total = total * (high - low + 1) // int(str(size))
+    return total
