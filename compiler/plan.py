@@ -41,7 +41,14 @@ DTYPES: dict[str, tuple[DType, ...]] = {
 }
 """What numbers can be kept in, by kind of target."""
 
+WINDOWED = frozenset(
+    {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"},
+)
+"""Operators whose weight says over how large a window they sum: patterns ask for its `kernel_size`."""
+
 LAYOUTS = ("auto",)
+PLANNER = "intervals"
+"""The planner where none is named."""
 
 
 # ------------------------------------------------------------------------------------------------------- patterns
@@ -49,7 +56,7 @@ LAYOUTS = ("auto",)
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A node of this operator with these attributes; the others may be anything."""
+    """A node of this operator with these attributes, `kernel_size` of `WINDOWED` among them; others may be anything."""
 
     operator: str
     attributes: Mapping[str, Any]
@@ -197,7 +204,7 @@ class Known:
     constant: Callable[[t.Expr], Any]
     steps: Callable[[t.Expr], Sequence[Step]]
     planners: Mapping[str, type[BaseModel]]
-    """The options of each; the first is the one that is meant where none is named."""
+    """The options of each."""
     moves: Collection[str]
     """Operators that compute nothing, and stand in no group."""
 
@@ -344,8 +351,7 @@ class _Reader:
     def _auto(self, c: t.FuseAuto) -> AutoLine:
         words = {a.name.text: a for a in c.arguments if a.name is not None and a.name.text in ("minimize", "planner")}
         minimize = self._word(words.get("minimize"), get_args(Minimize), "dram", "auto minimizes")
-        planners = tuple(self._known.planners)
-        planner = self._word(words.get("planner"), planners, planners[0], "the planner is")
+        planner = self._word(words.get("planner"), tuple(self._known.planners), PLANNER, "the planner is")
         rest = [a for a in c.arguments if a not in words.values()]
         for argument in rest:
             if argument.name is None:
@@ -405,15 +411,16 @@ class _Patterns:
         cls = OPERATORS.get(name.text)
         if cls is None or name.text == "input":
             raise NetcError([unknown_name(name.text, name.span, (), called=True)])
-        if cls.becomes:
-            _refuse(f"{name.text} never stands in a graph, where it is {cls.becomes}", name.span, (), cls.becomes)
-        if name.text in self._known.moves:
+        if name.text in self._known.moves or cls.becomes in self._known.moves:
             note = "patterns look through what only moves values: leave it out"
             _refuse(f"{name.text} computes nothing, and belongs to no group", name.span, (note,))
+        if cls.becomes:
+            _refuse(f"{name.text} never stands in a graph, where it is {cls.becomes}", name.span, (), cls.becomes)
         return cls
 
     def _attributes(self, cls: type[Operator], arguments: Sequence[t.Argument]) -> dict[str, Any]:
-        known = [f.name for f in fields(cast(Any, cls))]
+        window = ["kernel_size"] if cls.name in WINDOWED else []
+        known = [*(f.name for f in fields(cast(Any, cls))), *window]
         found: dict[str, Any] = {}
         for argument in arguments:
             name = "" if argument.name is None else argument.name.text
@@ -427,6 +434,9 @@ class _Patterns:
             if name in found:
                 _refuse(f"{name} is given twice", argument.span)
             found[name] = self._known.constant(argument.value)
+            if name in window:
+                _check_window(found[name], argument)
+                continue
             try:
                 validate(cls, {name: found[name]})
             except ValidationError as error:
@@ -434,6 +444,12 @@ class _Patterns:
                     if one["loc"] and one["loc"][0] == name:
                         _refuse(f"{name} of {cls.name}: {one['msg'].lower()}", argument.span)
         return found
+
+
+def _check_window(value: Any, argument: t.Argument) -> None:
+    sizes: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
+    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
+        _refuse("kernel_size is a number, or a list of one for each axis", argument.span, (), "kernel_size = 3")
 
 
 def _flat(pattern: Pattern, kind: type[Chain] | type[Either]) -> tuple[Pattern, ...]:

@@ -258,7 +258,7 @@ class Program:
             if name.text not in known:
                 message = f"there is no target {name.text}"
                 notes = (f"targets here: {', '.join(known) or 'none'}",)
-                close = nearest(name.text, known) or 'target here = llvm(cpu = "native")'
+                close = nearest(name.text, known) or (None if known else 'target here = llvm(cpu = "native")')
                 raise NetcError([Diagnostic("unknown-target", message, (Label(name.span),), notes, close)])
             return self._declared(scope, name.text, name.span)
 

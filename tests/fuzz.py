@@ -223,6 +223,17 @@ rename timm {
 }
 
 expect net (N = 1) { params = 1_234, macs = 5 M }
+
+plan edge for net on here {
+    batch 1
+    apply fold_batch_norm, eliminate_dead(parameters = false)
+    layout auto
+    dtype bf16
+    fuse group stem = [conv1, bn1, "layer1.0.**"]
+    fuse pattern conv2d(kernel_size = 3) |> batch_norm? |> (relu | silu |> add)+
+    fuse auto(minimize = dram)
+    require latency <= 20 ms, parameters <= 6 M
+}
 """,
     """\
 let widths = [2 * w for w in [4, 8] if w > 3] ++ [32]

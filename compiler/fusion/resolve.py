@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NoReturn
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 from ..diagnostic import Diagnostic, Label, NetcError, nearest
-from ..graph import Input, Removal, Value
+from ..graph import Graph, Input, Node, Removal, Value
 from ..paths import above, matches
-from ..plan import Chain, Either, GroupLine, Maybe, Operation, Pattern, PatternLine, Repeat
+from ..plan import WINDOWED, Chain, Either, GroupLine, Maybe, Operation, Pattern, PatternLine, Repeat
 from ..rewrite.match import has_attribute
 from ..source import Span
 from .group import Group
@@ -38,8 +38,8 @@ def by_path(work: Work, line: GroupLine) -> Group:
         else:
             _check_carried(work, written, span)
     for path, span, became in gone:
-        if became and not found.intersection(became):
-            _refuse_gone(work.graph.removed[path], became, line, span)
+        if not found.intersection(became):
+            _check_gone(work.graph.removed[path], became, line, span)
     if not found:
         names = ", ".join(f"%{path}" for path, _ in line.paths)
         _refuse(f"nothing in the group {line.name} computes anything: {names}", line.span)
@@ -47,15 +47,27 @@ def by_path(work: Work, line: GroupLine) -> Group:
 
 
 def _became(work: Work, path: str) -> tuple[str, ...]:
-    """The working nodes that make what stands in the place of a removed node; none where nothing does."""
+    """The working nodes that make what stands in the place of a removed node; none where nothing does.
+
+    A node inside of what a rule matched has none in its place: it became what those became that read it.
+    """
+    graph = work.graph
+    found: dict[str, None] = {}
     seen: set[str] = set()
-    while path in work.graph.removed and path not in work.graph.nodes and path not in seen:
-        seen.add(path)
-        by = work.graph.removed[path].by
-        if not isinstance(by, Value):
-            return ()
-        path = by.node
-    return tuple(work.sources(Value(path))) if path in work.graph.nodes else ()
+    waiting = [path]
+    while waiting:
+        at = waiting.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if at in graph.nodes:
+            found.update(dict.fromkeys(work.sources(Value(at))))
+        elif (removal := graph.removed[at]).by is None:
+            others = graph.removed.items()
+            waiting += [p for p, r in others if r.maker == removal.maker and Value(at) in r.node.inputs]
+        elif isinstance(removal.by, Value):
+            waiting.append(removal.by.node)
+    return tuple(found)
 
 
 def _check_carried(work: Work, written: str, span: Span) -> None:
@@ -70,11 +82,15 @@ def _check_carried(work: Work, written: str, span: Span) -> None:
     _refuse(f"{graph.name} has no node {written}", span, fix=nearest(written, names))
 
 
-def _refuse_gone(removal: Removal, became: Iterable[str], line: GroupLine, span: Span) -> NoReturn:
-    path, into = removal.node.path, next(iter(became))
-    note = f"{removal.maker or 'a pass'} put %{into} in its place"
-    message = f"%{path} is part of %{into} by now, which the group {line.name} does not name"
-    _refuse(message, span, (note,), f"name {into} as well, or in its place")
+def _check_gone(removal: Removal, became: Sequence[str], line: GroupLine, span: Span) -> None:
+    """A removed node of which nothing is in the group may be one that is computed at compile time."""
+    path, maker = removal.node.path, removal.maker or "a pass"
+    if became:
+        message = f"%{path} is part of %{became[0]} by now, which the group {line.name} does not name"
+        fix = f"name {became[0]} as well, or in its place"
+        _refuse(message, span, (f"it was removed by {maker}",), fix)
+    if removal.by is None:
+        _refuse(f"nothing is left of %{path}: {maker} removed it", span)
 
 
 def _refuse(message: str, span: Span, notes: tuple[str, ...] = (), fix: str | None = None) -> NoReturn:
@@ -160,6 +176,15 @@ def _way(path: str, reached: Mapping[str, str], inside: Collection[str]) -> Iter
     yield path
 
 
+def _has(graph: Graph, node: Node, name: str, value: Any) -> bool:
+    if name != "kernel_size" or node.op.name not in WINDOWED:
+        return has_attribute(graph, node, name, value)
+    weight = node.inputs[1]
+    assert weight is not None
+    window = graph.type(weight).shape[2:]
+    return window == (tuple(value) if isinstance(value, list) else (value,) * len(window))  # pyright: ignore[reportUnknownArgumentType]
+
+
 class _Machine:
     """A pattern as an automaton whose steps are nodes (Thompson, "Regular expression search algorithm", CACM 1968)."""
 
@@ -181,7 +206,7 @@ class _Machine:
         for state in states & self._needs.keys():
             operation, after = self._needs[state]
             if node.op.name == operation.operator and all(
-                has_attribute(work.graph, node, name, value) for name, value in operation.attributes.items()
+                _has(work.graph, node, name, value) for name, value in operation.attributes.items()
             ):
                 found.add(after)
         return self._closed(found)
