@@ -20,7 +20,11 @@ def choose(module: Any, machine: Machine) -> Any:
 
 def fuse(module: Any, machine: Machine) -> Any:
     """One kernel for each primitive function."""
-    whole = {v for v, f in module.functions.items() if isinstance(f, relax.Function) and _is_program(module, f)}
+    whole = {
+        str(v.name_hint)
+        for v, f in module.functions.items()
+        if isinstance(f, relax.Function) and _is_program(module, f)
+    }
     with machine.target:
         # A program may hold the same `let` twice, which schedules do not allow.
         module = _sequence(
@@ -30,7 +34,7 @@ def fuse(module: Any, machine: Machine) -> Any:
             tirx.transform.ConvertSSA(),
             RT.DeadCodeElimination(),
         )(module)
-    for variable in whole:
+    for variable in [v for v in module.functions if str(v.name_hint) in whole]:
         module[variable] = module[variable].with_attr(SCHEDULED, True)
     return with_ordered_sizes(module)
 
