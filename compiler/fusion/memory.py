@@ -39,6 +39,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from typing import Any, Literal, NamedTuple
 
 from ..graph import Value
@@ -397,7 +398,7 @@ def tabulate(members: Members, steps: Sequence[int], strips: Sequence[int] = (1,
         each = _macs(members, path)
         if each:
             macs += each * np.outer(across.sum(widths[value]), along.sum(lines[value].new)) * members.batch
-    peak = across.max(along.max(_peak(members, lines, widths, units, along)).T).T
+    peak = _peak(members, lines, widths, units, across, along)
     outputs = sum(members.workload.bytes(members.workload.type(v)) for v in members.leaving)
     return Table(tuple(strips), tuple(steps), halo, peak, inputs, outputs, macs, loads)
 
@@ -418,17 +419,32 @@ def _macs(members: Members, path: str) -> int:
 
 
 def _peak(
-    members: Members, lines: Mapping[Value, Lines], widths: Mapping[Value, Any], units: Mapping[Value, int], along: Grid
+    members: Members,
+    lines: Mapping[Value, Lines],
+    widths: Mapping[Value, Any],
+    units: Mapping[Value, int],
+    across: Grid,
+    along: Grid,
 ) -> Any:
-    """The most bytes of activations on chip in each strip (first axis) and each step (second)."""
+    """The most bytes of activations on chip, `[strips, steps]`."""
     import numpy as np
 
+    after = {v: along.after(found.carry) for v, found in lines.items()}
+    if len(across.place) > 1:  # most strips, and most steps, are like one another
+        strip, strips = _distinct(list(widths.values()), across)
+        step, steps = _distinct([a for v, f in lines.items() for a in (*f, after[v])], along)
+        widths = {v: found[strip] for v, found in widths.items()}
+        lines = {v: Lines(found.carry[step], found.new[step]) for v, found in lines.items()}
+        after = {v: found[step] for v, found in after.items()}
+    else:
+        strips, steps = across.starts, along.starts
+
     def area(value: Value, count: Any) -> Any:
-        return units[value] * np.outer(widths[value], count)
+        return np.outer(units[value] * widths[value], count)
 
     def freed(value: Value) -> Any:
         found = lines[value]
-        return area(value, found.carry + found.new - along.after(found.carry))
+        return area(value, found.carry + found.new - after[value])
 
     total = sum((area(v, found.carry) for v, found in lines.items() if found.carry.any()), np.zeros((1, 1), np.int64))
     peak = total
@@ -442,7 +458,19 @@ def _peak(
         peak = np.maximum(peak, total)
         for value in event.freed:
             total = total - freed(value)
-    return peak
+    return np.maximum.reduceat(np.maximum.reduceat(peak, steps, axis=1), strips, axis=0)
+
+
+def _distinct(arrays: Sequence[Any], grid: Grid) -> tuple[Any, Any]:
+    """Places of a grid of which each differs from the others of its choice in one of the arrays at least, and where
+    among them each choice begins."""
+    import numpy as np
+
+    choice = np.repeat(np.arange(len(grid.starts)), np.diff([*grid.starts, len(grid.place)]))
+    rows = np.ascontiguousarray(np.stack([choice, *arrays], axis=1))
+    _, found = np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel(), return_index=True)
+    found.sort()
+    return found, np.searchsorted(choice[found], np.arange(len(grid.starts)))
 
 
 class Event(NamedTuple):
@@ -498,13 +526,18 @@ def cuts(members: Members) -> tuple[int, ...]:
     return tuple(2**i for i in range(1, most.bit_length()) if 2**i <= most)
 
 
-def fitted(members: Members, table: Table, buffer: int | None) -> Cost | None:
-    """The choice of a table that moves the fewest bytes within a buffer; of several, the one that needs least of it."""
+def fitted(members: Members, table: Table, buffer: int | None, below: float = inf) -> Cost | None:
+    """The choice of a table that moves the fewest bytes within a buffer, and fewer than `below`; of several, the one
+    that needs least of it."""
     best: Cost | None = None
+    once = sum({w.name: w.bytes for weights in members.weights.values() for w in weights}.values()) + table.outputs
     for i, strips in enumerate(table.strips):
         for j, steps in enumerate(table.steps):
+            least = once + int(table.inputs[i, j])
+            if least >= below or (best is not None and least > best.usage.dram):
+                continue
             cost = _with_weights(members, table, i, j, buffer)
-            if cost is None:
+            if cost is None or cost[1].dram >= below:
                 continue
             made = Cost(Schedule(steps, strips, table.halo, cost[0]), cost[1])
             if best is None or (made.usage.dram, made.usage.buffer) < (best.usage.dram, best.usage.buffer):
@@ -523,19 +556,32 @@ def _with_weights(
             found[weight.name] = weight
             loads[weight.name] = loads.get(weight.name, 0) + int(table.loads[path][i, j])
     activations = int(table.peak[i, j])
-    order = sorted(found, key=lambda n: (-loads[n], found[n].bytes))
-    kept: set[str] = set()
-    for name in order:
-        weight = found[name]
-        worth = loads[name] > 1 or weight.portion == weight.bytes
-        if not weight.looked_up and worth and _fits(activations, found, kept | {name}, buffer):
-            kept.add(name)
-    if buffer is not None and not _fits(activations, found, kept, buffer):
+    if buffer is not None and activations + _portion(members) > buffer:
         return None
+    kept: set[str] = set()
+    held = 0
+    staged = sorted(found, key=lambda n: -found[n].portion)  # the first that is not kept fills the staging buffer
+    for name in sorted(found, key=lambda n: (-loads[n], found[n].bytes)):
+        weight = found[name]
+        if weight.looked_up or not (loads[name] > 1 or weight.portion == weight.bytes):
+            continue
+        while staged[0] in kept:
+            staged.pop(0)
+        largest = next((n for n in staged if n != name and n not in kept), None)
+        used = activations + held + weight.bytes + (0 if largest is None else found[largest].portion)
+        if buffer is None or used <= buffer:
+            kept.add(name)
+            held += weight.bytes
     used = _occupied(activations, found, kept)
     moved = sum(w.bytes * (1 if n in kept or w.looked_up else loads[n]) for n, w in found.items())
     usage = Usage(used, int(table.inputs[i, j]), table.outputs, moved, int(table.macs[i, j]))
     return frozenset(kept), usage
+
+
+def _portion(members: Members) -> int:
+    """The largest portion of a weight: a group fits where this does beside its activations, for to keep a weight takes
+    at least as much."""
+    return max((w.portion for weights in members.weights.values() for w in weights), default=0)
 
 
 def _occupied(activations: int, weights: Mapping[str, Weight], kept: Collection[str]) -> int:
@@ -544,21 +590,19 @@ def _occupied(activations: int, weights: Mapping[str, Weight], kept: Collection[
     return activations + sum(weights[n].bytes for n in kept) + staged
 
 
-def _fits(activations: int, weights: Mapping[str, Weight], kept: Collection[str], buffer: int | None) -> bool:
-    return buffer is None or _occupied(activations, weights, kept) <= buffer
-
-
-def cheapest(workload: Workload, nodes: Collection[str], buffer: int | None) -> Cost | None:
-    """The schedule of a group that moves the fewest bytes within a buffer; None where none fits.
+def cheapest(workload: Workload, nodes: Collection[str], buffer: int | None, below: float = inf) -> Cost | None:
+    """The schedule of a group that moves the fewest bytes within a buffer; None where none fits, or none moves fewer
+    than `below`.
 
     Strips are tried only where whole lines do not fit.
     """
     members = Members(workload, nodes)
-    best = fitted(members, tabulate(members, choices(members)), buffer)
-    if best is not None:
+    table = tabulate(members, choices(members))
+    best = fitted(members, table, buffer, below)
+    if best is not None or buffer is None or int(table.peak.min()) + _portion(members) <= buffer:
         return best
     strips = cuts(members)
-    return fitted(members, tabulate(members, choices(members), strips), buffer) if strips else None
+    return fitted(members, tabulate(members, choices(members), strips), buffer, below) if strips else None
 
 
 def price(workload: Workload, nodes: Collection[str], schedule: Schedule) -> Usage:
