@@ -1,4 +1,4 @@
-"""Scaled dot-product attention as scores, softmax and weighted sum, with rows of scores padded to whole vectors."""
+"""Scaled dot-product attention: in one pass, or where features have no number as scores, softmax and weighted sum."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import Tensor
 from ..untyped import tirx
+from .flash import flash
 from .linear import matmul
 from .normalization import softmax
-from .numeric import cast, const
+from .numeric import cast, const, dtype_of
 from .tiling import padded, symbolic_width
 
 
@@ -36,6 +37,66 @@ def attention(
     What must not be attended to has the score -∞; a query that sees nothing gives zeros.
     """
     batch, heads, length, depth = query.type.shape
+    groups = key.type.shape[1]
+    lead = (batch, groups, heads // groups)
+    width = value.type.shape[3]
+    if not (isinstance(depth, int) and isinstance(width, int)):
+        return scattered(low, query, key, value, mask, type, causal=causal, scale=scale)
+
+    def grouped(tensor: Tensor) -> Tensor:
+        return _grouped(low, tensor, heads, groups)
+
+    def score(raw: Any, index: Sequence[Any], kernel: Kernel, *mask: View) -> Any:
+        return masked(raw, mask[0].type.dtype, mask[0].broadcast(index)) if mask else raw
+
+    made = flash(
+        low,
+        grouped(query),
+        grouped(key),
+        grouped(value),
+        TensorType(type.dtype, (*lead, length, width)),
+        extra=[] if mask is None else [grouped(_of_rank(low, mask, 4))],
+        score=None if mask is None else score,
+        scale=scale,
+        causal=causal,
+        order=(0, 3, 1, 2, 4),  # heads inside positions, as the projection that follows reads them
+    )
+    return low.reshape(made, type)
+
+
+def masked(score: Any, dtype: DType, mask: Any) -> Any:
+    """A score under an element of a mask of a dtype: seen or not, or a number to add."""
+    kind = dtype_of(score)
+    return tirx.Select(mask, score, const(-inf, kind)) if dtype is DType.BOOL else score + cast(mask, kind)
+
+
+def _grouped(low: Lowering, tensor: Tensor, heads: Dim, groups: Dim) -> Tensor:
+    """`[B, H, T, ·]` as `[B, G, H/G, T, ·]`, whatever of it is 1."""
+    b, h, *rest = tensor.type.shape
+    split = (groups, heads // groups) if h == heads else (h, 1)
+    return low.reshape(tensor, TensorType(tensor.type.dtype, (b, *split, *rest)))
+
+
+def _of_rank(low: Lowering, tensor: Tensor, rank: int) -> Tensor:
+    return low.reshape(tensor, TensorType(tensor.type.dtype, (1,) * (rank - tensor.type.rank) + tensor.type.shape))
+
+
+def scattered(
+    low: Lowering,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    type: TensorType,
+    *,
+    causal: bool,
+    scale: float,
+) -> Tensor:
+    """The same with all scores in memory: three kernels, and two that lay out keys and mask.
+
+    Rows of scores are padded to whole vectors.
+    """
+    batch, heads, length, depth = query.type.shape
     groups, span = key.type.shape[1:3]
     width = value.type.shape[3]
     shared = heads // groups
@@ -45,15 +106,11 @@ def attention(
     total = padded(span, low.machine.lanes if isinstance(span, int) else symbolic_width(low.machine))
 
     def grouped(tensor: Tensor) -> Tensor:
-        """`[B, H, T, ·]` as `[B, G, H/G, T, ·]`, whatever of it is 1."""
-        b, h, *rest = tensor.type.shape
-        split = (groups, shared) if h == heads else (h, 1)
-        return low.reshape(tensor, TensorType(tensor.type.dtype, (b, *split, *rest)))
+        return _grouped(low, tensor, heads, groups)
 
     extra: list[Tensor] = []
     if mask is not None:
-        mask = low.reshape(mask, TensorType(mask.type.dtype, (1,) * (4 - mask.type.rank) + mask.type.shape))
-        extra.append(grouped(_additive(low, mask, span, total, scores_dtype)))
+        extra.append(grouped(_additive(low, _of_rank(low, mask, 4), span, total, scores_dtype)))
 
     def score(raw: Any, index: Sequence[Any], kernel: Kernel, *mask: View) -> Any:
         made = raw * const(scale, text)

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ....compiler.types import Dim
+from ....compiler.types import Dim, TensorType
+from ..half import STORED
 from ..index import literal, unflatten
-from ..kernel import Kernel
+from ..kernel import Kernel, Pattern, View
+from ..lower import Lowering
+from ..schedule import WRITTEN
+from ..tensor import Order, Tensor, plain
 from ..untyped import build as T
+from ..untyped import builder as IRBuilder
+from ..untyped import te, tirx
 
 
 def lines(kernel: Kernel, shape: Sequence[Dim], write: Callable[[list[Any]], None]) -> None:
@@ -19,3 +25,51 @@ def lines(kernel: Kernel, shape: Sequence[Dim], write: Callable[[list[Any]], Non
         total = total * extent
     with T.parallel(literal(0), total) as position:
         write(unflatten(position, extents))
+
+
+def written(
+    low: Lowering,
+    name: str,
+    inputs: Sequence[Tensor],
+    type: TensorType,
+    write: Callable[[Kernel, Sequence[View], Any], None],
+    *,
+    order: Order | None = None,
+) -> Tensor:
+    """Call a kernel of loops and stores, which reads its inputs where they are: `write(kernel, views, result)`.
+
+    `result` is a buffer stored in `order`, of the type that its dtype is kept in.
+    """
+    order = plain(type.rank) if order is None else order
+
+    def body(kernel: Kernel, *views: View) -> Any:
+        sources = [view.tensor for view in views if view.tensor is not None]
+
+        def statements(buffers: Sequence[Any], results: Sequence[Any]) -> Any:
+            given = iter(buffers)
+            read = [
+                View(tensor, kernel, None if view.tensor is None else _reader(next(given)))
+                for tensor, view in zip(inputs, views, strict=True)
+            ]
+            with IRBuilder() as builder:
+                with T.seq_scope():  # lets several loops follow each other; its own mark means nothing and goes
+                    write(kernel, read, results[0])
+                return builder.get().body
+
+        extents = [kernel.dim(type.shape[a]) for a in order] or [literal(1)]
+        return te.extern(
+            [extents],
+            sources,
+            statements,
+            name=name,
+            dtype=STORED[type.dtype],
+            in_buffers=[tirx.decl_buffer(s.shape, s.dtype, s.op.name, layout=None) for s in sources],
+            out_buffers=[tirx.decl_buffer(extents, STORED[type.dtype], "out", layout=None)],
+            attrs={WRITTEN: 1},
+        )
+
+    return low.kernel(name, inputs, [type], body, pattern=Pattern.OPAQUE, orders=[order])[0]
+
+
+def _reader(buffer: Any) -> Callable[..., Any]:
+    return lambda *index: buffer[index]

@@ -70,7 +70,7 @@ def schedule(module: Any, machine: Machine) -> tuple[Any, Report]:
 
 def _schedule(name: str, function: Any, machine: Machine, report: Report) -> Any:
     if WRITTEN in dict(getattr(getattr(function.body, "block", None), "annotations", {})):
-        report.rules[name] = "written"
+        report.rules[name] = "own"
         return function
     made = chain(function, machine)
     if made is not None:

@@ -1,0 +1,302 @@
+"""Attention in one pass: a tile of queries meets the keys block by block, and no row of scores is ever whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ....compiler.types import Dim, TensorType
+from ..half import DTYPES, HALF, narrowed
+from ..index import literal, unflatten
+from ..kernel import Kernel, View
+from ..lower import Lowering
+from ..machine import Machine
+from ..tensor import Order, Tensor, plain
+from ..untyped import build as T
+from ..untyped import tirx
+from .numeric import at_least, cast, const, exp, zero
+from .product import product, register_tile
+from .program import written
+
+Score = Callable[..., Any]
+"""What a score becomes before the softmax: `score(product, index, kernel, *views)`, -∞ where not to be attended to."""
+
+QUERIES = 64
+"""Queries of a tile, at most."""
+KEYS = 256
+"""Keys of a block, about: their scores and a register tile's columns of their values stay in the nearest caches."""
+
+
+def flash(
+    low: Lowering,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    type: TensorType,
+    *,
+    extra: Sequence[Tensor] = (),
+    score: Score | None = None,
+    scale: float = 1.0,
+    causal: bool = False,
+    order: Order | None = None,
+) -> Tensor:
+    """Softmax of `query` [..., T, D] by `key` [..., S, D] along S, by `value` [..., S, E]: [..., T, E].
+
+    Leading axes broadcast to those of `type`; D and E are numbers. Query t sees no key after t if `causal`, and blocks
+    of keys that no query of a tile sees are left out. `score` may read `extra`. A row of nothing but -∞ gives zeros.
+
+    Maximum and sum of a row run along with its blocks (Milakov and Gimelshein, Online normalizer calculation for
+    softmax, 2018; Dao et al., FlashAttention, 2022, algorithm 1): what was summed under a smaller maximum is scaled
+    down when a larger one turns up. Queries lie along the lanes of vectors, so that all this takes no sums across them.
+    """
+    order = order or plain(type.rank)
+    program = _Flash(query, key, value, type, order, score, scale, causal, low.machine)
+    return written(low, "attention", [query, key, value, *extra], type, program.write, order=order)
+
+
+class _Flash:
+    """What is the same for all tiles."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        type: TensorType,
+        order: Order,
+        score: Score | None,
+        scale: float,
+        causal: bool,
+        machine: Machine,
+    ) -> None:
+        self.type, self.order, self.score, self.scale = type, order, score, scale
+        self.causal, self.machine = causal, machine
+        *self.lead, self.length, width = type.shape
+        self.span, depth = key.type.shape[-2:]
+        assert isinstance(width, int)
+        assert isinstance(depth, int)
+        self.depth, self.width = depth, width
+        """Features that are compared, and those of the values."""
+        lanes = machine.lanes
+        self.queries = _queries(self.length, lanes)
+        self.scores_tile = register_tile(2 * lanes if self.queries % (2 * lanes) == 0 else lanes, machine)
+        """Keys × queries."""
+        self.values_tile = register_tile(self.padded, machine, rows=self.queries)
+        """Queries × features."""
+        self.keys = max(1, KEYS // self.scores_tile[0]) * self.scores_tile[0]
+        """Keys of a block."""
+        ragged = self.padded != width or value.order[-1] != value.type.rank - 1
+        self.copied = (key.type.dtype in HALF, value.type.dtype in HALF or ragged)
+        """Whether keys and values of a block are copied to where they can be read."""
+
+    @property
+    def dtype(self) -> str:
+        return DTYPES[self.type.dtype]
+
+    @property
+    def padded(self) -> int:
+        return -(-self.width // self.machine.lanes) * self.machine.lanes
+
+    def write(self, kernel: Kernel, views: Sequence[View], out: Any) -> None:
+        lead = [kernel.dim(d) for d in self.lead]
+        tiles = (kernel.dim(self.length) + literal(self.queries - 1)) // literal(self.queries)
+        total = tiles
+        for extent in lead:
+            total = total * extent
+        with T.parallel(literal(0), total) as task:
+            at = unflatten(task // tiles, lead)
+            _Tile(self, kernel, views, out, at, task % tiles * literal(self.queries)).write()
+
+
+def _queries(length: Dim, lanes: int) -> int:
+    """Queries of a tile: as many as pay, but no many more than there are."""
+    if not isinstance(length, int):
+        return QUERIES
+    sizes = [q for q in (QUERIES, QUERIES // 2, lanes) if q % lanes == 0 and q >= lanes]
+    return min(sizes, key=lambda q: -(-length // q) * q * (1 + 2 / q))
+
+
+class _Tile:
+    """The work of one task: the queries from `first` on, at `at` of the leading axes."""
+
+    def __init__(
+        self, program: _Flash, kernel: Kernel, views: Sequence[View], out: Any, at: Sequence[Any], first: Any
+    ) -> None:
+        self.p, self.kernel, self.out, self.at, self.first = program, kernel, out, at, first
+        self.query, self.key, self.value, *self.extra = views
+        p = program
+        self.lanes = literal(p.machine.lanes)
+        self.length, self.span = kernel.dim(p.length), kernel.dim(p.span)
+        self.count = tirx.min(literal(p.queries), self.length - first)
+        self.queries = T.alloc_buffer((p.depth, p.queries), p.dtype)
+        self.scores = T.alloc_buffer((p.queries // p.scores_tile[1], p.keys, p.scores_tile[1]), p.dtype)
+        self.sums = T.alloc_buffer((p.queries, p.padded), p.dtype)
+        self.top = T.alloc_buffer((p.queries,), p.dtype)
+        self.total = T.alloc_buffer((p.queries,), p.dtype)
+        self.factor = T.alloc_buffer((p.queries,), p.dtype)
+        self.keys = T.alloc_buffer((p.keys, p.depth), p.dtype) if p.copied[0] else None
+        self.values = T.alloc_buffer((p.keys, p.padded), p.dtype) if p.copied[1] else None
+
+    def write(self) -> None:
+        p = self.p
+        self._start()
+        seen = tirx.min(self.span, self.first + self.count) if p.causal else self.span
+        with T.serial(literal(0), (seen + literal(p.keys - 1)) // literal(p.keys)) as block:
+            first = block * literal(p.keys)
+            count = tirx.min(literal(p.keys), seen - first)
+            self._copy(first, count)
+            self._score(first, count)
+            self._normalise(count)
+            self._sum(first, count)
+        self._finish()
+
+    def _start(self) -> None:
+        """The queries transposed, and nothing summed yet."""
+        p = self.p
+        with T.serial(literal(0), literal(p.queries)) as r:
+            t = tirx.min(self.first + r, self.length - literal(1))
+            with T.serial(literal(0), literal(p.depth)) as d:
+                value = self.query.broadcast([*self.at, t, d])
+                T.buffer_store(self.queries, cast(value, p.dtype) * const(p.scale, p.dtype), [d, r])
+        with T.serial(literal(0), literal(p.queries // p.machine.lanes)) as v:
+            with T.vectorized(literal(0), self.lanes) as lane:
+                T.buffer_store(self.top, tirx.min_value(p.dtype), [v * self.lanes + lane])
+            with T.vectorized(literal(0), self.lanes) as lane:
+                T.buffer_store(self.total, zero(p.dtype), [v * self.lanes + lane])
+        with (
+            T.serial(literal(0), literal(p.queries)) as r,
+            T.serial(literal(0), literal(p.padded // p.machine.lanes)) as v,
+            T.vectorized(literal(0), self.lanes) as lane,
+        ):
+            T.buffer_store(self.sums, zero(p.dtype), [r, v * self.lanes + lane])
+
+    def _copy(self, first: Any, count: Any) -> None:
+        p = self.p
+        for buffer, view, width in ((self.keys, self.key, p.depth), (self.values, self.value, p.width)):
+            if buffer is None:
+                continue
+            with T.serial(literal(0), count) as s, T.serial(literal(0), literal(width)) as d:
+                T.buffer_store(buffer, cast(view.broadcast([*self.at, first + s, d]), p.dtype), [s, d])
+
+    def _score(self, first: Any, count: Any) -> None:
+        """Keys by queries."""
+        p = self.p
+        height, width = p.scores_tile
+        with (
+            T.serial(literal(0), (count + literal(height - 1)) // literal(height)) as i,
+            T.serial(literal(0), literal(p.queries // width)) as j,
+        ):
+            row, column = i * literal(height), j * literal(width)
+
+            def key(r: int, d: Any) -> Any:
+                s = tirx.min(row + literal(r), count - literal(1))
+                if self.keys is not None:
+                    return self.keys[s, d]
+                return cast(self.key.broadcast([*self.at, first + s, d]), p.dtype)
+
+            def store(r: int, lane: Any, value: Any) -> None:
+                s = row + literal(r)
+                T.buffer_store(
+                    self.scores, self._scored(value, first + s, column + lane), self._place(s, column + lane)
+                )
+
+            product(
+                literal(p.depth),
+                height,
+                width,
+                p.machine,
+                p.dtype,
+                left=key,
+                right=lambda d, lane: self.queries[d, column + lane],
+                store=store,
+            )
+
+    def _place(self, s: Any, r: Any) -> tuple[Any, ...]:
+        """Where the score of a key of the block and a query is: one tile's columns after those of another."""
+        width = literal(self.p.scores_tile[1])
+        return r // width, s, r % width
+
+    def _scored(self, value: Any, s: Any, r: Any) -> Any:
+        p = self.p
+        if p.score is not None:
+            t = tirx.min(self.first + r, self.length - literal(1))
+            value = p.score(value, [*self.at, t, tirx.min(s, self.span - literal(1))], self.kernel, *self.extra)
+        if p.causal:
+            value = tirx.Select(s <= self.first + r, value, const(float("-inf"), p.dtype))
+        return value
+
+    def _normalise(self, count: Any) -> None:
+        """Scores to powers, under the new maximum."""
+        p = self.p
+        with T.serial(literal(0), (self.count + self.lanes - literal(1)) // self.lanes) as v:
+            top = T.alloc_buffer((p.machine.lanes,), p.dtype, scope="local")
+            total = T.alloc_buffer((p.machine.lanes,), p.dtype, scope="local")
+            lanes = (literal(0), self.lanes)
+            at = v * self.lanes
+            with T.vectorized(*lanes) as lane:
+                T.buffer_store(top, self.top[at + lane], [lane])
+            with T.serial(literal(0), count) as s, T.vectorized(*lanes) as lane:
+                T.buffer_store(top, tirx.max(top[lane], self.scores[self._place(s, at + lane)]), [lane])
+            with T.vectorized(*lanes) as lane:
+                T.buffer_store(self.factor, exp(self.top[at + lane] - top[lane]), [at + lane])
+            with T.vectorized(*lanes) as lane:
+                T.buffer_store(total, self.total[at + lane] * self.factor[at + lane], [lane])
+            with T.serial(literal(0), count) as s:
+                with T.vectorized(*lanes) as lane:
+                    T.buffer_store(
+                        self.scores, exp(self.scores[self._place(s, at + lane)] - top[lane]), self._place(s, at + lane)
+                    )
+                with T.vectorized(*lanes) as lane:
+                    T.buffer_store(total, total[lane] + self.scores[self._place(s, at + lane)], [lane])
+            with T.vectorized(*lanes) as lane:
+                T.buffer_store(self.top, top[lane], [at + lane])
+            with T.vectorized(*lanes) as lane:
+                T.buffer_store(self.total, total[lane], [at + lane])
+
+    def _sum(self, first: Any, count: Any) -> None:
+        """What was summed so far, scaled, and the values of this block."""
+        p = self.p
+        height, width = p.values_tile
+        with (
+            T.serial(literal(0), literal(p.padded // width)) as j,
+            T.serial(literal(0), (self.count + literal(height - 1)) // literal(height)) as i,
+        ):
+            row, column = i * literal(height), j * literal(width)
+
+            def value(s: Any, lane: Any) -> Any:
+                if self.values is not None:
+                    return self.values[s, column + lane]
+                return cast(self.value.broadcast([*self.at, first + s, column + lane]), p.dtype)
+
+            product(
+                count,
+                height,
+                width,
+                p.machine,
+                p.dtype,
+                left=lambda r, s: self.scores[self._place(s, row + literal(r))],
+                right=value,
+                start=lambda r, lane: self.sums[row + literal(r), column + lane] * self.factor[row + literal(r)],
+                store=lambda r, lane, made: T.buffer_store(self.sums, made, [row + literal(r), column + lane]),
+            )
+
+    def _finish(self) -> None:
+        p = self.p
+        # Where a row is not -∞ alone its largest element adds 1 to the sum.
+        with T.serial(literal(0), self.count) as r:
+            share = T.alloc_buffer((1,), p.dtype, scope="local")
+            T.buffer_store(share, const(1, p.dtype) / at_least(self.total[r], 0.5), [literal(0)])
+            whole = p.width // p.machine.lanes
+            rest = p.width % p.machine.lanes
+
+            def store(e: Any) -> None:
+                index = [*self.at, self.first + r, e]
+                made = narrowed(self.sums[r, e] * share[literal(0)], p.type.dtype)
+                T.buffer_store(self.out, made, [index[a] for a in p.order])
+
+            if whole:
+                with T.serial(literal(0), literal(whole)) as v, T.vectorized(literal(0), self.lanes) as lane:
+                    store(v * self.lanes + lane)
+            if rest:
+                with T.serial(literal(0), literal(rest)) as e:
+                    store(literal(whole * p.machine.lanes) + e)
