@@ -1,0 +1,97 @@
+"""What is on chip while a group is executed: bytes by value at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..graph import Value
+from .memory import Grid, Lines, Members, Schedule, events, flow
+from .workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """Bytes on chip at the fullest moment of each step, in the widest strip.
+
+    `values` are a value's bytes by step, for every value that is ever there at such a moment; `kept` are weights that
+    stay from the first step to the last, `staged` the staging buffer of those that are streamed.
+    """
+
+    phases: int
+    """Steps are those of each phase, one after the other."""
+    values: dict[Value, tuple[int, ...]]
+    kept: int
+    staged: int
+
+    @property
+    def steps(self) -> int:
+        return len(next(iter(self.values.values()), ()))
+
+    @property
+    def totals(self) -> tuple[int, ...]:
+        """All bytes at each step; the largest is `Usage.buffer`."""
+        return tuple(sum(column) + self.kept + self.staged for column in zip(*self.values.values(), strict=True))
+
+
+def occupancy(workload: Workload, nodes: Collection[str], schedule: Schedule) -> Occupancy:
+    """What is on chip while a schedule runs; see `memory`."""
+    import numpy as np
+
+    members = Members(workload, nodes)
+    phases = members.phases if schedule.halo == "cache" else 1
+    along, across = Grid((schedule.steps,), phases), Grid((schedule.strips,))
+    lines = flow(members, members.rows, along, schedule.halo)
+    widths = {v: found.new for v, found in flow(members, members.columns, across, "recompute").items()}
+    best: tuple[int, dict[Value, Any]] = -1, {}
+    for strip in range(schedule.strips):
+        units = {v: int(widths[v][strip]) * _unit(members, v) for v in lines}
+        moments = _fullest(members, lines, units, along)
+        peak = int(np.max(sum(moments.values()), initial=0))
+        if peak > best[0]:
+            best = peak, moments
+    weights = {w.name: w for of in members.weights.values() for w in of}
+    return Occupancy(
+        phases,
+        {v: tuple(map(int, area)) for v, area in best[1].items() if area.any()},
+        sum(w.bytes for name, w in weights.items() if name in schedule.resident),
+        max((w.portion for name, w in weights.items() if name not in schedule.resident), default=0),
+    )
+
+
+def _unit(members: Members, value: Value) -> int:
+    """Bytes of one line of one column of one example."""
+    size = members.workload.bytes(members.workload.type(value))
+    return size // (members.batch * members.size(value, members.rows) * members.size(value, members.columns))
+
+
+def _fullest(members: Members, lines: Mapping[Value, Lines], units: dict[Value, int], along: Grid) -> dict[Value, Any]:
+    """Bytes of each value at every step, when the sum over all values is largest within the step."""
+    import numpy as np
+
+    now: dict[Value, Any] = {v: units[v] * found.carry for v, found in lines.items()}
+    total = sum(now.values(), np.zeros(len(along.place), np.int64))
+    most: Any = total
+    found: dict[Value, Any] = dict(now)
+
+    def change(value: Value, by: Any) -> Any:
+        now[value] = now[value] + by
+        return by
+
+    for event in events(members):
+        for value in (*event.loaded, *event.made):
+            total = total + change(value, units[value] * lines[value].new)
+        for value in event.replaced:
+            total = total + change(value, -units[value] * _freed(lines[value], along))
+        fuller = total > most
+        if fuller.any():
+            most = np.maximum(most, total)
+            found = {v: np.where(fuller, area, found[v]) for v, area in now.items()}
+        for value in event.freed:
+            total = total + change(value, -units[value] * _freed(lines[value], along))
+    return found
+
+
+def _freed(found: Lines, along: Grid) -> Any:
+    return found.carry + found.new - along.after(found.carry)
