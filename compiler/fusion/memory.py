@@ -328,8 +328,8 @@ def _reach(path: Path | None, size: int, low: Any, high: Any) -> tuple[Any, Any]
     if path is None:
         return np.zeros_like(low), np.full_like(high, size - 1)
     for window, length in path.steps:
-        low = np.clip(window.lowest(low), 0, length)
-        high = np.clip(window.highest(high), -1, length - 1)
+        low = np.minimum(np.maximum(window.lowest(low), 0), length)  # np.clip takes three times as long
+        high = np.minimum(np.maximum(window.highest(high), -1), length - 1)
     return low, high
 
 
