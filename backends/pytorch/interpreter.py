@@ -66,7 +66,12 @@ class Interpreter:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of the phase by name, in order; `inputs` are arrays by name."""
-        found: dict[Ref, torch.Tensor] = {node.value: tensor(inputs[name]) for name, node in self._graph.inputs.items()}
+        given = {name: tensor(inputs[name]) for name in self._graph.inputs}
+        return {name: array(found) for name, found in self.tensors(given).items()}
+
+    def tensors(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same for tensors, of which no copies are made; an output may share the memory of an input."""
+        found: dict[Ref, torch.Tensor] = {node.value: inputs[name] for name, node in self._graph.inputs.items()}
         with torch.inference_mode():
             for step in self._steps:
                 given = [found[r] if r in found else self._read(found, r) for r in step.operands]
@@ -75,7 +80,7 @@ class Interpreter:
                 del given, result
                 for ref in step.spent:
                     del found[ref]
-            return {name: array(found[r] if r in found else self._read(found, r)) for name, r in self.outputs.items()}
+            return {name: found[r] if r in found else self._read(found, r) for name, r in self.outputs.items()}
 
     def _read(self, found: dict[Ref, torch.Tensor], ref: Ref) -> torch.Tensor:
         assert isinstance(ref, ParameterRef)
