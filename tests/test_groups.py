@@ -63,7 +63,7 @@ def drawn(seed: int) -> Planner:
                 groups.append([])
             groups[-1].append(path)
         place = list(graph.nodes).index
-        return [Group(f"g{i}", tuple(sorted(group, key=place))) for i, group in enumerate(groups)]
+        return [Group(f"g{i}", tuple(sorted(group, key=place))) for i, group in enumerate(groups) if group]
 
     return plan
 

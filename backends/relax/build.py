@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -129,13 +129,13 @@ def compile(
 
 
 def prepare(graph: Graph, bind: Mapping[str, int]) -> Graph:
-    """The graph of inference, in operators that have a rule.
+    """The graph of inference, in operators that have a rule, and without taps, which a compiled model does not give.
 
     Raises:
         NetcError: where a bound symbol does not exist or fit, or an operator has no rule.
     """
     graph = strip_phase(bind_symbols(graph, bind), "infer")
-    graph = eliminate_dead(expand(graph, rules.direct))
+    graph = eliminate_dead(replace(expand(graph, rules.direct), taps={}))
     rules.check(graph)
     return graph
 

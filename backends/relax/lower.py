@@ -511,7 +511,7 @@ class _Nodes:
         """By reference; what only carries, by group and reference."""
         self._work = None if groups is None else Work(graph)
         self._owner = {path: group.name for group in groups or () for path in group.nodes}
-        self._last = {group.name: max(group.nodes, key=list(graph.nodes).index) for group in groups or ()}
+        self._last = {owner: path for path in graph.nodes if (owner := self._owner.get(path))}
         if self._work is not None:
             assert self._owner.keys() == self._work.nodes.keys(), "the groups are no partition of the working nodes"
 
