@@ -1,0 +1,77 @@
+"""A group as one kernel against the same nodes as several: built both ways, and run in turns on the machine at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from ...compiler.fusion.group import Group
+from ...compiler.fusion.isolate import isolate
+from ...compiler.fusion.race import Timing
+from ...compiler.fusion.workload import Workload
+from .artifact import kept
+from .build import build, probe
+from .machine import Machine
+from .untyped import tvm
+
+LEAST = 2e-3
+"""Seconds that one measurement takes at least: shorter kernels are called several times."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Seconds of one run, in the order of the turns: all of the group in one kernel, and in the kernels of `parts`."""
+
+    group: Group
+    parts: tuple[Group, ...]
+    fused: tuple[float, ...]
+    unfused: tuple[float, ...]
+    threads: int
+
+    @property
+    def timing(self) -> Timing:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        kernels = f"{len(self.parts)} kernel{'s' if len(self.parts) > 1 else ''}"
+        text = f"medians of {len(self.fused)} runs in turns with {kernels}, {threads}"
+        return Timing(median(self.fused), median(self.unfused), text)
+
+
+def contest(
+    workload: Workload, group: Group, parts: Sequence[Group], machine: Machine, *, turns: int = 15, seed: int = 0
+) -> Contest:
+    """Measure a group. `parts` are groups of the same nodes; inputs are random, weights what the model has or drawn
+    from `seed`. Both run with the threads that this process has, in turns: A B A B.
+
+    Raises:
+        NetcError: where a kernel cannot be built.
+    """
+    graph = isolate(workload, group.nodes)
+    arrays = probe({name: node.types[0] for name, node in graph.inputs.items()}, seed)
+    runs = [_run(build(graph, machine, seed, chosen), arrays) for chosen in ([group], list(parts))]
+    counts = [_repetitions(run) for run in runs]
+    taken: list[list[float]] = [[], []]
+    for _ in range(turns):
+        for seconds, run, count in zip(taken, runs, counts, strict=True):
+            seconds.append(_seconds(run, count))
+    return Contest(group, tuple(parts), tuple(taken[0]), tuple(taken[1]), machine.threads)
+
+
+def _run(built: Any, arrays: Sequence[Any]) -> Callable[[], Any]:
+    call = tvm.runtime.vm.VirtualMachine(built.executable, tvm.cpu())["main"]
+    given = [*map(kept, arrays), *map(kept, built.constants.values())]
+    return lambda: call(*given)
+
+
+def _repetitions(run: Callable[[], Any]) -> int:
+    run()
+    return max(1, round(LEAST / min(_seconds(run, 1) for _ in range(3))))
+
+
+def _seconds(run: Callable[[], Any], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        run()
+    return (time.perf_counter() - start) / count
