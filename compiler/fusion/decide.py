@@ -9,10 +9,15 @@ from ..diagnostic import Diagnostic, Label, NetcError
 from ..graph import Graph
 from ..plan import AutoLine, GroupLine, PatternLine, Plan
 from ..source import Span
+from ..target import CUDA, LLVM
 from .group import Group
-from .planner import PLANNERS, Problem
+from .legality import Legality
+from .lowering import Refusal, kernel
+from .partition import Task
+from .planner import PLANNERS
 from .resolve import by_path, by_pattern
-from .work import Work
+from .summary import Machine
+from .workload import Workload
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,10 @@ def decide(plan: Plan, graph: Graph) -> Decision:
     """The groups of a plan on its graph: see `netc.compiler.fusion.prepare`.
 
     Raises:
-        NetcError: for names that the graph has not, and for groups that overlap.
+        NetcError: for names that the graph has not, and for groups that overlap or cannot be executed as one.
     """
-    work = Work(graph)
+    legality = Legality(Workload(graph, plan.dtype), plan.target)
+    work = legality.workload.work
     groups: list[Group] = []
     makers: dict[str, str] = {}
 
@@ -48,23 +54,38 @@ def decide(plan: Plan, graph: Graph) -> Decision:
 
     for name in [line.name for line in plan.fuse if isinstance(line, GroupLine)]:
         makers[name] = "the plan"
-    auto = AutoLine("dram", "layers", {}, plan.span)
+    auto: AutoLine | None = None
     for line in plan.fuse:
         if isinstance(line, GroupLine):
             groups.append(by_path(work, line))
             _check_overlap(groups)
         elif isinstance(line, PatternLine):
-            take(by_pattern(work, line, groups), "a pattern")
+            take(by_pattern(work, line, groups, legality.legal), "a pattern")
         else:
             auto = line
+    asked = [group for group in groups if makers[group.name] == "the plan"]
+    legality.check(asked, [group for group in groups if group not in asked])
     taken = {path for group in groups for path in group.nodes}
     free = tuple(path for path in work.nodes if path not in taken)
-    if free:
-        problem = Problem(work, free, tuple(groups), plan.target, plan.dtype, auto.minimize)
-        take(PLANNERS[auto.planner].run(problem, **auto.options), auto.planner)
+    if auto is None:
+        take([Group(path, (path,)) for path in free], "layers")
+    elif free:
+        found = PLANNERS[auto.planner].run(_task(plan, graph, free, groups), **auto.options)
+        take([Group(part.nodes[0], part.nodes, auto.span) for part in found.parts], auto.planner)
     number = {path: i for i, path in enumerate(work.nodes)}
     ordered = sorted(groups, key=lambda group: number[group.nodes[0]])
     return Decision(plan, graph, tuple(ordered), makers)
+
+
+def _task(plan: Plan, graph: Graph, free: Sequence[str], fixed: Sequence[Group]) -> Task:
+    """What a planner is asked. On a processor every group needs a kernel."""
+    workload = Workload(graph, plan.dtype)
+
+    def has_kernel(nodes: frozenset[str]) -> bool:
+        return not isinstance(kernel(workload, nodes), Refusal)
+
+    allowed = has_kernel if isinstance(plan.target, LLVM | CUDA) else None
+    return Task(workload, Machine.of(plan.target).buffer, free, fixed, allowed)
 
 
 def _free_name(name: str, taken: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ..diagnostic import Diagnostic, Label
+from ..diagnostic import Diagnostic, Label, NetcError
 from ..paths import above, matches
 from ..target import Accelerator, Target
 from .explain import Held, Moment, around, components, fullest, least, scores
@@ -170,7 +170,7 @@ class Legality:
         told: dict[str, str] = {}
         if kind == "cannot-stream":
             told = {h.reader: self._why(h) for h in stuck[:SHOWN] if h.reader is not None}
-        for path in sorted(shares, key=lambda p: -shares[p])[:3]:
+        for path in sorted(shares, key=lambda p: -shares[p])[:3] if len(shares) > 1 else ():
             if shares[path] >= 0.1:
                 told.setdefault(path, self._relief(group.nodes, path))
         message = (
@@ -335,6 +335,20 @@ class Legality:
 
     # -------------------------------------------------------------------------------------------- messages
 
+    def check(self, groups: Sequence[Group], others: Sequence[Group] = ()) -> None:
+        """That groups can be executed, each as one, and one after the other, with `others` that each are legal.
+
+        Raises:
+            NetcError: with all that is wrong with any of them.
+        """
+        every = [*groups, *others]
+        found = [self.diagnostic(wrong) for group in groups for wrong in self.problems(group, every)]
+        ring = None if found else self.circle(every)
+        if ring is not None:
+            found.append(self.diagnostic(ring))
+        if found:
+            raise NetcError(found)
+
     def line(self, name: str, nodes: Collection[str]) -> str:
         """The line of a plan that makes nodes a group, with the names of scopes where these hold nothing else."""
         written: dict[str, None] = {}
@@ -371,7 +385,9 @@ class Legality:
         elif fix is None and found.parts:
             fix = f"leave {found.group.name} out: no two of its nodes can be executed as one"
         elif fix is None:
-            fix = "a larger buffer, or smaller numbers: none of its nodes fits alone"
+            fix = "a larger buffer, or smaller numbers: " + (
+                "it is one node already" if len(found.group.nodes) == 1 else "none of its nodes fits alone"
+            )
         return Diagnostic(found.kind, found.message, tuple(labels), tuple(notes), fix)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..diagnostic import Diagnostic, Label, NetcError, nearest
@@ -100,22 +100,31 @@ def _refuse(message: str, span: Span, notes: tuple[str, ...] = (), fix: str | No
 # ------------------------------------------------------------------------------------------------------- patterns
 
 
-def by_pattern(work: Work, line: PatternLine, fixed: Collection[Group] = ()) -> list[Group]:
+def by_pattern(
+    work: Work, line: PatternLine, fixed: Collection[Group] = (), legal: Callable[[Collection[str]], bool] | None = None
+) -> list[Group]:
     """What matches a pattern, in the order of the graph: from each node that is not in a group yet the longest chain.
 
     A chain goes from a node to one that reads it, through what only moves values. Values inside may have other readers;
-    but no chain is taken that could not be one step of an order of all groups, `fixed` ones among them.
+    but no chain is taken that could not be one step of an order of all groups, `fixed` ones among them, or is not
+    `legal`.
     """
     machine = _Machine(line.pattern)
     groups = list(fixed)
     for path in work.nodes:
-        chain = _longest(work, machine, path, groups)
+        chain = _longest(work, machine, path, groups, legal or (lambda _: True))
         if chain:
             groups.append(Group(chain[0], tuple(p for p in work.nodes if p in chain), line.span))
     return groups[len(fixed) :]
 
 
-def _longest(work: Work, machine: _Machine, start: str, groups: Collection[Group]) -> tuple[str, ...]:
+def _longest(
+    work: Work,
+    machine: _Machine,
+    start: str,
+    groups: Collection[Group],
+    legal: Callable[[Collection[str]], bool],
+) -> tuple[str, ...]:
     """The longest chain from a node that the pattern takes, the first of several; empty where there is none.
 
     A chain that others must interrupt stays so however it goes on, which leaves one chain from `start` to each node.
@@ -129,7 +138,7 @@ def _longest(work: Work, machine: _Machine, start: str, groups: Collection[Group
         chain, states = waiting.pop()
         if not states:
             continue
-        if machine.accepts(states) and len(chain) > len(best):
+        if machine.accepts(states) and len(chain) > len(best) and (len(chain) == 1 or legal(chain)):
             best = chain
         for reader in reversed(work.after[chain[-1]]):
             after = machine.step(work, states, reader) if reader not in taken else frozenset[int]()
