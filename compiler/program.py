@@ -209,16 +209,16 @@ class Program:
         return Expectation(declaration.name.text, bind, entries, declaration.span)
 
     def target(self, name: str | None = None) -> Target:
-        """A declared target by name; without a name the only one, or this machine where none is declared.
+        """A declared target by name; without a name the only one that code is generated for, or this machine where none
+        is declared.
 
         Raises:
             NetcError: where there is no such target.
         """
         declared = self.targets
-        if name is None and not declared:
-            return LLVM()
-        if name is None and len(declared) == 1:
-            return next(iter(declared.values()))
+        able = [target for target in declared.values() if target.compiles]
+        if name is None and len(able) <= 1:
+            return able[0] if able else LLVM()
         if name is None or name not in declared:
             message = (
                 f"{self.source.name} has no target {name}"

@@ -28,6 +28,21 @@ def measured(unit: str) -> Quantity:
     return "a count per second" if unit.endswith("/s") else "a count"
 
 
+_WRITTEN: dict[Quantity, tuple[tuple[int, str], ...]] = {
+    "bytes": ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")),
+    "bytes per second": ((10**9, "GB/s"), (10**6, "MB/s")),
+    "a count per second": ((10**12, "T/s"), (10**9, "G/s"), (10**6, "M/s")),
+}
+
+
+def written(value: int, quantity: Quantity) -> str:
+    """A number with the largest unit of the language that it is a whole multiple of."""
+    for scale, unit in _WRITTEN.get(quantity, ()):
+        if value % scale == 0:
+            return f"{value // scale} {unit}"
+    return str(value)
+
+
 def wrong_unit(name: str, wanted: Quantity, written: t.Expr) -> Diagnostic | None:
     """What is wrong with a number whose unit measures something else than `name` is. One without a unit is in bytes or
     seconds, and a count stands for a count per second as well."""

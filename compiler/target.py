@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from . import tree as t
 from .diagnostic import Diagnostic, Label, NetcError, nearest
-from .quantity import EXAMPLES, Quantity, wrong_unit
+from .quantity import EXAMPLES, Quantity, written, wrong_unit
 from .source import Span
 
 Positive = Annotated[int, Field(ge=1)]
@@ -37,8 +37,9 @@ class Target:
     """Whether there is code for it; else it is a cost model, for plans."""
 
     def __str__(self) -> str:
+        units = _units(type(self))
         given = [
-            f"{f.name} = {_text(getattr(self, f.name))}"
+            f"{f.name} = {_text(getattr(self, f.name), units.get(f.name))}"
             for f in fields(self)
             if f.default is MISSING or getattr(self, f.name) != f.default
         ]
@@ -49,7 +50,9 @@ class Target:
         return {"kind": self.kind, **{f.name: getattr(self, f.name) for f in fields(self)}}
 
 
-def _text(value: object) -> str:
+def _text(value: object, unit: Quantity | None = None) -> str:
+    if unit is not None and isinstance(value, int):
+        return written(value, unit)
     if isinstance(value, tuple):
         return f"[{', '.join(map(_text, value))}]"  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return f'"{value}"' if isinstance(value, str) else str(value)

@@ -259,6 +259,16 @@ def test_sizes(body: str, message: str) -> None:
         plan.sizes(program("").model("net").graph)
 
 
+def test_targets_are_written_as_they_are_read() -> None:
+    for text in (
+        "accelerator(buffer = 64 KiB, dram = 1 GB/s, macs = 1 T/s)",
+        "accelerator(buffer = 3 MiB, dram = 25600 MB/s)",
+        "accelerator(buffer = 1001, dram = 1)",
+        'llvm(cpu = "cortex-a72", threads = 2, cache = 1 MiB)',
+    ):
+        assert str(program(f"target t = {text}\n").target("t")) == text
+
+
 UNITS = {
     "buffer = 8 GB/s, dram = 8 GB/s": "buffer is bytes, and 8 GB/s is bytes per second",
     "buffer = 1 KiB, dram = 20 ms": "dram is bytes per second, and 20 ms is seconds",
@@ -462,6 +472,15 @@ def test_requirements() -> None:
     assert [d.code for d in broken(decision.plan, {"latency": float("nan")})] == ["requirement"]
 
 
+def test_cost_models_are_no_choice_of_what_to_compile_for() -> None:
+    text = "model m = Net (x: f32[N, 3, 8, 8])\n"
+    assert str(program(text).target()) == "llvm(threads = 1, cache = 1 MiB)"
+    alone = "target npu = accelerator(buffer = 1 KiB, dram = 1 GB/s)\n"
+    assert str(read_source(Source("test.net", alone)).target()) == "llvm()"
+    with pytest.raises(NetcError, match="say which target"):
+        program("target there = llvm(threads = 2)\n").target()
+
+
 # ---------------------------------------------------------------------------------------------------- the command
 
 
@@ -547,3 +566,13 @@ def test_a_plan_says_everything(spec: Path, tmp_path: Path, option: list[str]) -
     found = run("compile", f"{spec}:fast", "-o", tmp_path / "out", *option)
     assert found.exit_code == 2
     assert option[0] in found.output
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [(path, name) for path in sorted(SPECS.glob("*.net")) for name in read(path).plans],
+    ids=lambda v: v.stem if isinstance(v, Path) else v,
+)
+def test_plans_of_specs_keep_what_they_require(path: Path, name: str) -> None:
+    found = run("plan", f"{path}:{name}")
+    assert found.exit_code == 0, found.output

@@ -131,7 +131,7 @@ def assert_agree(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
 def test_netc_check_finds_nothing(path: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(path)])
     assert (result.exit_code, result.stderr) == (0, ""), result.stderr
-    declared = sorted([*names(path), *program(path).families])
+    declared = sorted([*names(path), *program(path).families, *program(path).plans])
     assert sorted(line.split()[0] for line in result.stdout.splitlines()) == [f"{path}:{name}" for name in declared]
 
 
