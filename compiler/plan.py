@@ -156,6 +156,9 @@ class Plan:
     places: Mapping[str, Span] = field(default_factory=dict[str, Span])
     """Where each clause stands that may stand once."""
 
+    def __str__(self) -> str:
+        return f"the plan {self.name}"
+
     def passes(self) -> tuple[Step, ...]:
         """All passes that the plan asks for, in order: the graph of inference, `apply`, `layout`, `dtype`."""
         known = library()

@@ -157,6 +157,9 @@ def test_a_plan_may_be_for_a_member_of_a_family() -> None:
     text += f"target npu = accelerator(buffer = 1 MiB, dram = 1 GB/s)\nplan p for {family}[0] on npu {{ batch 1 }}\n"
     own = read_source(Source("stitched.net", text, SPECS / "stitched_plan.net"))
     assert own.plan("p").model == f"{family}[0]"
+    text = f'import "stitched.net" {{ {family} as kin }}\ntarget npu = accelerator(buffer = 1 MiB, dram = 1 GB/s)\n'
+    other = read_source(Source("own.net", f"{text}plan p for kin[0] on npu {{ batch 1 }}\n", SPECS / "own.net"))
+    assert other.model(other.plan("p").model).graph.nodes.keys() == found.model(f"{family}[0]").graph.nodes.keys()
     assert own.model(f"{family}[0]").graph.nodes.keys() == found.model(f"{family}[0]").graph.nodes.keys()
 
 
@@ -243,6 +246,22 @@ def test_plans_are_found_by_name() -> None:
     with pytest.raises(NetcError, match="no plan abc") as caught:
         found.plan("abc")
     assert caught.value.diagnostics[0].fix == "ab"
+
+
+def test_a_plan_is_no_model() -> None:
+    with pytest.raises(NetcError, match="p is the plan p, not a model"):
+        program("plan p for net on npu {}\n").model("p")
+    with pytest.raises(NetcError, match="npu is accelerator"):
+        program("").model("npu")
+
+
+def test_wrong_syntax_is_told_for_every_plan() -> None:
+    with pytest.raises(NetcError) as caught:
+        program("plan p for net on npu {\n    fuse groop a = [b]\n}\nplan q for net { batch 1 }\nfamily f = )\n")
+    first, second, third = caught.value.diagnostics
+    assert first.notes == ("here may stand: `auto`, `group`, `pattern`",)
+    assert second.notes == ("here may stand: `[`, `on`",)
+    assert third.message == "unexpected `)`"
 
 
 @pytest.mark.parametrize(
