@@ -35,46 +35,64 @@ class Decision:
     facts: dict[str, float] = field(default_factory=dict[str, float])
 
 
+@dataclass
+class Declared:
+    """What the lines of a plan ask for: groups, and a planner for the rest of the nodes."""
+
+    legality: Legality
+    groups: list[Group] = field(default_factory=list[Group])
+    makers: dict[str, str] = field(default_factory=dict[str, str])
+    auto: AutoLine | None = None
+
+    def take(self, made: Sequence[Group], maker: str) -> None:
+        """Add groups, under names that are free."""
+        for group in made:
+            named = Group(_free_name(group.name, self.makers), group.nodes, group.origin)
+            self.groups.append(named)
+            self.makers[named.name] = maker
+
+
+def declared(plan: Plan, graph: Graph) -> Declared:
+    """The groups that the lines of a plan ask for on its graph, each of which can be executed as one.
+
+    Raises:
+        NetcError: for names that the graph has not, and for groups that overlap or cannot be executed.
+    """
+    found = Declared(Legality(Workload(graph, plan.dtype), plan.target))
+    work = found.legality.workload.work
+    found.makers = {line.name: "the plan" for line in plan.fuse if isinstance(line, GroupLine)}
+    for line in plan.fuse:
+        if isinstance(line, GroupLine):
+            found.groups.append(by_path(work, line))
+            _check_overlap(found.groups)
+        elif isinstance(line, PatternLine):
+            found.take(by_pattern(work, line, found.groups, found.legality.legal), "a pattern")
+        else:
+            found.auto = line
+    asked = [group for group in found.groups if found.makers[group.name] == "the plan"]
+    found.legality.check(asked, [group for group in found.groups if group not in asked])
+    return found
+
+
 def decide(plan: Plan, graph: Graph) -> Decision:
     """The groups of a plan on its graph: see `netc.compiler.fusion.prepare`.
 
     Raises:
-        NetcError: for names that the graph has not, and for groups that overlap or cannot be executed as one.
+        NetcError: for lines that ask for what cannot be, and where a planner finds no groups that the target can
+            execute.
     """
-    legality = Legality(Workload(graph, plan.dtype), plan.target)
-    work = legality.workload.work
-    groups: list[Group] = []
-    makers: dict[str, str] = {}
-
-    def take(made: Sequence[Group], maker: str) -> None:
-        for group in made:
-            named = Group(_free_name(group.name, makers), group.nodes, group.origin)
-            groups.append(named)
-            makers[named.name] = maker
-
-    for name in [line.name for line in plan.fuse if isinstance(line, GroupLine)]:
-        makers[name] = "the plan"
-    auto: AutoLine | None = None
-    for line in plan.fuse:
-        if isinstance(line, GroupLine):
-            groups.append(by_path(work, line))
-            _check_overlap(groups)
-        elif isinstance(line, PatternLine):
-            take(by_pattern(work, line, groups, legality.legal), "a pattern")
-        else:
-            auto = line
-    asked = [group for group in groups if makers[group.name] == "the plan"]
-    legality.check(asked, [group for group in groups if group not in asked])
-    taken = {path for group in groups for path in group.nodes}
+    lines = declared(plan, graph)
+    work = lines.legality.workload.work
+    taken = {path for group in lines.groups for path in group.nodes}
     free = tuple(path for path in work.nodes if path not in taken)
-    if auto is None:
-        take([Group(path, (path,)) for path in free], "layers")
+    if lines.auto is None:
+        lines.take([Group(path, (path,)) for path in free], "layers")
     elif free:
-        found = PLANNERS[auto.planner].run(_task(plan, graph, free, groups), **auto.options)
-        take([Group(part.nodes[0], part.nodes, auto.span) for part in found.parts], auto.planner)
+        found = PLANNERS[lines.auto.planner].run(_task(plan, graph, free, lines.groups), **lines.auto.options)
+        lines.take([Group(part.nodes[0], part.nodes, lines.auto.span) for part in found.parts], lines.auto.planner)
     number = {path: i for i, path in enumerate(work.nodes)}
-    ordered = sorted(groups, key=lambda group: number[group.nodes[0]])
-    return Decision(plan, graph, tuple(ordered), makers)
+    ordered = sorted(lines.groups, key=lambda group: number[group.nodes[0]])
+    return Decision(plan, graph, tuple(ordered), lines.makers)
 
 
 def _task(plan: Plan, graph: Graph, free: Sequence[str], fixed: Sequence[Group]) -> Task:

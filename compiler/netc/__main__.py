@@ -40,7 +40,7 @@ from .command import (
 from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest
 from .inspection import app as inspection
 from .planning import app as planning
-from .planning import compile_plan
+from .planning import check_plan, compile_plan
 from .surgery import app as surgery
 
 if TYPE_CHECKING:
@@ -127,6 +127,11 @@ def _check_file(
         yield f"{path}:{name}  a family of {program.family(name).count:,} models"
     for name in program.plans:
         plan = program.plan(name)
+        try:
+            check_plan(program, plan)
+        except NetcError as error:
+            found.extend(error.diagnostics)
+            continue
         yield f"{path}:{name}  a plan for {plan.model} on {plan.target_name}"
     for name in program.models:
         graph = program.model(name).graph

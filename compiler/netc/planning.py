@@ -53,6 +53,19 @@ def show_plan(
             raise typer.Exit(1)
 
 
+def check_plan(program: Program, plan: Plan) -> None:
+    """That the groups which a plan's lines ask for can be executed; what a planner would find is left out.
+
+    Raises:
+        NetcError: where they cannot, or the model cannot go through the plan's passes.
+    """
+    from .compiler.fusion.decide import declared
+    from .compiler.fusion.prepare import prepared
+
+    if plan.fuse:
+        declared(plan, prepared(plan, through(program.model(plan.model), plan.passes()).final))
+
+
 def _data(decision: Decision, facts: dict[str, float]) -> dict[str, Any]:
     plan = decision.plan
     groups = [{"name": g.name, "maker": decision.makers[g.name], "nodes": list(g.nodes)} for g in decision.groups]
