@@ -15,8 +15,9 @@ from typing import Any
 
 from ..index import literal
 from ..machine import Machine
-from ..untyped import Analyzer, Load, Range, mutate, s_tir, tirx, walk
+from ..untyped import Analyzer, Load, s_tir, tirx
 from .block import REDUCTION, annotation, blocks, number
+from .expression import instead, loads, replaced, simplified
 from .inline import PAD, inline
 from .stream import stream
 from .tile import KEY
@@ -35,6 +36,52 @@ class Frame:
     rows: int
     columns: int
     fill: Any
+
+
+@dataclass(frozen=True)
+class Head:
+    """An input with padding around it, where a stage reads it as it is: `value` at `axes` of the padded image `buffer`.
+
+    A row y reads rows scale · y + first … scale · y + last, for `down` = (scale, first, last); columns likewise.
+    """
+
+    buffer: Any
+    axes: tuple[Any, ...]
+    value: Any
+    fill: Any
+    frame: Frame
+    height: int
+    width: int
+    down: tuple[int, int, int]
+    across: tuple[int, int, int]
+
+    def has_rows(self, y: Any) -> Any:
+        """Whether all rows that a row of results reads are rows of the image."""
+        scale, first, last = self.down
+        top = y * literal(scale) + literal(first)
+        bottom = y * literal(scale) + literal(last)
+        return tirx.all(top >= literal(self.frame.above), bottom < literal(self.frame.above + self.height))
+
+    def has_columns(self, x: int, count: int) -> bool:
+        """Whether all columns that so many results from a column on read are columns of the image."""
+        scale, first, last = self.across
+        left = self.frame.left
+        return x * scale + first >= left and (x + count - 1) * scale + last < left + self.width
+
+    def read(self, index: Sequence[Any]) -> Any:
+        """The element at an index that lies in the image."""
+        return replaced(self.value, dict(zip(self.axes, index, strict=True)))
+
+    def read_row(self, index: Sequence[Any]) -> Any:
+        """The element at an index of a known column, whose row lies in the image."""
+        column = number(index[2])
+        assert column is not None
+        return self.read(index) if 0 <= column - self.frame.left < self.width else self.fill
+
+    def read_any(self, index: Sequence[Any]) -> Any:
+        y, x = index[1] - literal(self.frame.above), index[2] - literal(self.frame.left)
+        inside = tirx.all(y >= literal(0), y < literal(self.height), x >= literal(0), x < literal(self.width))
+        return tirx.if_then_else(inside, self.read(index), self.fill)
 
 
 @dataclass(frozen=True)
@@ -64,6 +111,7 @@ class Level:
     height: int = 1
     width: int = 1
     mode: str = ""
+    head: Head | None = None
 
 
 def chain(function: Any, machine: Machine) -> Any | None:
@@ -101,6 +149,8 @@ def read(sch: Any) -> list[Level]:
             at += 1
         elif KEY in dict(block.annotations) and at + 1 < len(found):
             levels.append(_reduced(block, found[at + 1], source))
+            if len(levels) == 2 and levels[0].total is None:
+                levels = _headless(*levels)
             source = found[at + 1].body.buffer
             at += 2
         else:
@@ -135,7 +185,8 @@ def _reduced(block: Any, result: Any, source: Any) -> Level:
     shape, places = _roles(result, total)
     real = {v.var: e for v, e in zip(inner[:3], shape[:3], strict=True)} | {v.var: _extent(v) for v in steps}
     term = simplified(block.body.value, real)
-    scale, first, last = (1, 0, 0) if source is None else _rows(term, source, inner[1].var, steps)
+    taken = {v.var: _extent(v) for v in steps}
+    scale, first, last = (1, 0, 0) if source is None else _reads(term, source, 1, inner[1].var, taken)
     _, rows, columns, _ = shape
     return Level(
         shape,
@@ -151,7 +202,7 @@ def _reduced(block: Any, result: Any, source: Any) -> Level:
         term,
         total,
         block.init.value,
-        tuple((v.var, _extent(v)) for v in steps),
+        tuple(taken.items()),
         tuple(v.var for v in inner),
         int(height),
         int(width),
@@ -217,38 +268,69 @@ def _head(block: Any) -> Level:
     )
 
 
+def _headless(padded: Level, level: Level) -> list[Level]:
+    """The two levels, or one that does without the padded image, where it takes vectors of it and knows its taps."""
+    load = _inside(padded.value)
+    if (
+        level.mode != "channels"
+        or load is None
+        or len(load.indices) != 4
+        or not load.indices[3].same_as(padded.axes[3])
+    ):
+        return [padded, level]
+    zeros = dict.fromkeys(padded.axes, literal(0))
+    above, left = (-(number(Analyzer().simplify(replaced(load.indices[i], zeros))) or 0) for i in (1, 2))
+    height, width = (number(load.source.shape[i]) for i in (1, 2))
+    if height is None or width is None:
+        return [padded, level]
+    head = Head(
+        padded.target,
+        padded.axes,
+        load,
+        padded.value.args[2],
+        Frame(above, left, padded.frame.rows, padded.frame.columns, padded.value.args[2]),
+        height,
+        width,
+        (level.scale, level.first, level.last),
+        _reads(level.term, padded.target, 2, level.inner[2], dict(level.steps)),
+    )
+    return [replace(level, source=None, scale=1, first=0, last=0, head=head)]
+
+
+def _inside(value: Any) -> Any | None:
+    """What a padding reads where it is no padding, if that is an element as it is."""
+    arguments = getattr(value, "args", ())
+    return arguments[1] if len(arguments) == 3 and isinstance(arguments[1], Load) else None
+
+
 def _framed(level: Level, block: Any) -> Level:
     """The level stored as the padding after it has it."""
-    value = block.body.value
-    axes = [v.var for v in block.iter_vars]
+    value, axes = block.body.value, [v.var for v in block.iter_vars]
     read = loads(value)
-    if len(read) != 1 or not read[0].source.same_as(level.target) or len(axes) != 4:
+    if len(read) != 1 or not read[0].source.same_as(level.target) or len(axes) != 4 or len(value.args) != 3:
         raise Unfit
-    if len(getattr(value, "args", ())) != 3:
-        raise Unfit
-    inside, fill = value.args[1:]
-    if not _is_load(inside, level.target):
-        raise Unfit
-    zeros = {axis: literal(0) for axis in axes}
-    offsets = [number(Analyzer().simplify(replaced(i, zeros))) for i in inside.indices]
+    _, inside, fill = value.args
+    zeros = dict.fromkeys(axes, literal(0))
+    offsets = [number(Analyzer().simplify(replaced(i, zeros))) for i in read[0].indices]
     sizes = [number(e) for e in block.body.buffer.shape]
     if offsets[3] != 0 or offsets[1] is None or offsets[2] is None or sizes[1] is None or sizes[2] is None:
         raise Unfit
-    return replace(level, frame=Frame(-offsets[1], -offsets[2], sizes[1], sizes[2], fill), target=block.body.buffer)
+    frame = Frame(-offsets[1], -offsets[2], sizes[1], sizes[2], fill)
+    return replace(level, value=instead(inside, level.target, level.value), frame=frame, target=block.body.buffer)
 
 
-def _rows(term: Any, source: Any, row: Any, steps: Sequence[Any]) -> tuple[int, int, int]:
-    """Which rows of the source a row of the sum reads."""
+def _reads(term: Any, source: Any, axis: int, place: Any, steps: Mapping[Any, int]) -> tuple[int, int, int]:
+    """Where along an axis of the source the term reads for a place p: scale · p + first … scale · p + last."""
 
-    def at(index: Any, y: int, last: bool) -> int:
-        ends = {v.var: literal(_extent(v) - 1 if last else 0) for v in steps}
-        value = number(Analyzer().simplify(replaced(index, ends | {row: literal(y)})))
+    def at(index: Any, p: int, last: bool) -> int:
+        ends = {step: literal(extent - 1 if last else 0) for step, extent in steps.items()}
+        value = number(Analyzer().simplify(replaced(index, ends | {place: literal(p)})))
         if value is None:
             raise Unfit
         return value
 
     found: set[tuple[int, int, int]] = set()
-    for index in (load.indices[1] for load in loads(term) if load.source.same_as(source)):
+    for index in (load.indices[axis] for load in loads(term) if load.source.same_as(source)):
         first = at(index, 0, False)
         found.add((at(index, 1, False) - first, first, at(index, 0, True)))
     if len(found) != 1:
@@ -261,31 +343,3 @@ def _extent(axis: Any) -> int:
     if extent is None:
         raise Unfit
     return extent
-
-
-def _is_load(expression: Any, buffer: Any) -> bool:
-    return isinstance(expression, Load) and expression.source.same_as(buffer)
-
-
-def loads(expression: Any) -> list[Any]:
-    found: list[Any] = []
-    walk(expression, (Load, found.append))
-    return found
-
-
-def replaced(expression: Any, variables: Mapping[Any, Any]) -> Any:
-    """The expression with other expressions for variables."""
-    return mutate(expression, (tirx.Var, lambda v, _: variables.get(v, v)))
-
-
-def simplified(expression: Any, extents: Mapping[Any, Any]) -> Any:
-    """The expression with its indices simplified for variables from 0 to below their extents."""
-    analyzer = Analyzer()
-    for variable, extent in extents.items():
-        if isinstance(extent, int):
-            analyzer.bind(variable, Range(literal(0), literal(extent)))
-
-    def load(value: Any, _: Any) -> Any:
-        return tirx.BufferLoad(value.source, [analyzer.simplify(i) for i in value.indices])
-
-    return mutate(expression, (Load, load))

@@ -13,17 +13,21 @@ from ..machine import Machine
 from ..untyped import Analyzer, Load, Range, mutate, tirx
 from ..untyped import build as T
 from ..untyped import builder as IRBuilder
+from .expression import instead
 
 if TYPE_CHECKING:
-    from .chain import Level
+    from .chain import Head, Level
+
+Reads = Mapping[Any, Callable[[Sequence[Any]], Any]]
+"""How to read what a stage has made, by the buffer that it was to be in."""
 
 
 @dataclass(frozen=True)
 class Ring:
-    """The rows of a stage that are at hand: row r is at r mod `rows`.
+    """The rows of a stage's frame that are at hand: row r is at r mod `rows`.
 
     Of the results up to (not including) row y, rows up to `scale` · y + `end` are read; a result in row y reads from
-    `scale` · y + `start`.
+    `scale` · y + `start`. Both may lie beyond the frame.
     """
 
     buffer: Any
@@ -31,6 +35,10 @@ class Ring:
     scale: int
     start: int
     end: int
+
+    def read(self, index: Sequence[Any]) -> Any:
+        """The element at an index into the frame."""
+        return tirx.BufferLoad(self.buffer, [tirx.floormod(index[1], literal(self.rows)), *index[2:]])
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,9 @@ class _Stream:
                 scale = literal(ring.scale)
                 first = y * scale + literal(ring.start)
                 there = y * scale + literal(max(ring.start, ring.end))
-                start = tirx.Select(t == literal(0), first, there)
-                self._rows(level, sample, start, upto * scale + literal(ring.end), rings[i - 1] if i else None, ring)
+                start = tirx.max(tirx.Select(t == literal(0), first, there), literal(0))
+                end = tirx.min(upto * scale + literal(ring.end), literal(level.frame.rows))
+                self._rows(level, sample, start, end, rings[i - 1] if i else None, ring)
             self._tiles(self.levels[-1], sample, y, upto, rings[-1], None)
 
     def _rings(self) -> list[Ring]:
@@ -88,8 +97,9 @@ class _Stream:
         found: list[Ring] = []
         scale, start, end = 1, 0, 0
         for level, reader in reversed(list(pairwise(self.levels))):
-            start = reader.scale * start + reader.first
-            end = reader.scale * (end - 1) + reader.last + 1
+            above = reader.frame.above
+            start = reader.scale * (start - above) + reader.first
+            end = reader.scale * (end - 1 - above) + reader.last + 1
             scale = reader.scale * scale
             rows = 1 << (scale * self.rows + end - start - 1).bit_length()
             shape = (rows, level.frame.columns, level.shape[3])
@@ -136,21 +146,48 @@ class _Stream:
         columns, channels = level.shape[2:]
         height = min(level.height, columns)
         tiles = -(-columns // height)
+        read: Reads = {level.source: source.read} if source else {}
         for panel in panels(level, channels, self.machine):
-            with (
-                T.serial(literal(0), literal(panel.count)) as p,
-                T.serial(start, stop) as y,
-                T.serial(literal(0), literal(tiles)) as tile,
-            ):
-                # The last tile, if it does not fit, computes some of the one before once more.
-                x = tile * literal(height)
-                x = x if columns % height == 0 else tirx.min(x, literal(columns - height))
-                at = _At(sample, y, x, literal(panel.base) + p * literal(panel.width), height, panel)
-                self._tile(level, at, source, ring)
+            with T.serial(literal(0), literal(panel.count)) as p, T.serial(start, stop) as y:
 
-    def _tile(self, level: Level, at: _At, source: Ring | None, ring: Ring | None) -> None:
+                def across(first: int, last: int, read: Reads, p: Any = p, y: Any = y, panel: Panel = panel) -> None:
+                    """Some of the tiles of the row."""
+                    with T.serial(literal(first), literal(last)) as tile:
+                        # The last tile, if it does not fit, computes some of the one before once more.
+                        at = tile if last - first > 1 else literal(first)
+                        x = at * literal(height)
+                        x = x if columns % height == 0 else tirx.min(x, literal(columns - height))
+                        channel = literal(panel.base) + p * literal(panel.width)
+                        self._tile(level, _At(sample, y, x, channel, height, panel), read, ring)
+
+                if level.head is None:
+                    across(0, tiles, read)
+                else:
+                    self._beside(
+                        level.head, y, [min(t * height, columns - height) for t in range(tiles)], height, across
+                    )
+
+    def _beside(self, head: Head, y: Any, places: Sequence[int], height: int, across: Callable[..., None]) -> None:
+        """A row that reads an image with padding around it: without a thought of it where it is far.
+
+        Tiles at the left and the right know their columns.
+        """
+        far = [t for t, x in enumerate(places) if head.has_columns(x, height)]
+        first, last = (far[0], far[-1] + 1) if far else (len(places), len(places))
+        with T.If(head.has_rows(y)):
+            with T.Then():
+                for tile in range(first):
+                    across(tile, tile + 1, {head.buffer: head.read_row})
+                if far:
+                    across(first, last, {head.buffer: head.read})
+                for tile in range(last, len(places)):
+                    across(tile, tile + 1, {head.buffer: head.read_row})
+            with T.Else():
+                across(0, len(places), {head.buffer: head.read_any})
+
+    def _tile(self, level: Level, at: _At, read: Reads, ring: Ring | None) -> None:
         if level.total is None:
-            self._results(level, at, None, source, ring)
+            self._results(level, at, None, read, ring)
             return
         sums = T.alloc_buffer((literal(at.height), literal(at.panel.width)), level.total.dtype)
         lanes = self.machine.lanes if at.panel.width % self.machine.lanes == 0 else at.panel.width
@@ -158,8 +195,8 @@ class _Stream:
         for i, v, n in ((i, v, n) for i in range(at.height) for v, n in vectors):
             with T.vectorized(literal(0), literal(n)) as lane:
                 T.buffer_store(sums, level.zero, [literal(i), literal(v) + lane])
-        self._steps(level, {}, lambda variables: self._accumulate(level, at, variables, vectors, sums, source))
-        self._results(level, at, sums, source, ring)
+        self._steps(level, {}, lambda variables: self._accumulate(level, at, variables, vectors, sums, read))
+        self._results(level, at, sums, read, ring)
 
     def _steps(self, level: Level, variables: dict[Any, Any], body: Callable[[dict[Any, Any]], None]) -> None:
         """`body` of each step of the reduction."""
@@ -181,24 +218,24 @@ class _Stream:
         variables: Mapping[Any, Any],
         vectors: Sequence[tuple[int, int]],
         sums: Any,
-        source: Ring | None,
+        read: Reads,
     ) -> None:
         for i, (v, n) in ((i, vector) for i in range(at.height) for vector in vectors):
             with T.vectorized(literal(0), literal(n)) as lane:
                 place = [literal(i), literal(v) + lane]
                 names = dict(variables) | at.names(level.inner, i, literal(v) + lane)
-                term = _instead(level.term, level.total, sums[tuple(place)])
-                term = _placed(term, names, lane, n, {level.source: source} if source else {})
+                term = instead(level.term, level.total, sums[tuple(place)])
+                term = _placed(term, names, lane, n, read)
                 T.buffer_store(sums, term, place)
 
-    def _results(self, level: Level, at: _At, sums: Any, source: Ring | None, ring: Ring | None) -> None:
+    def _results(self, level: Level, at: _At, sums: Any, read: Reads, ring: Ring | None) -> None:
         for i, (v, n) in ((i, vector) for i in range(at.height) for vector in at.panel.vectors):
             with T.vectorized(literal(0), literal(n)) as lane:
                 names = at.names(level.axes, i, literal(v) + lane)
                 value = level.value
                 if sums is not None:
-                    value = _instead(value, level.total, sums[literal(i), literal(v) + lane])
-                value = _placed(value, names, lane, n, {level.source: source} if source else {})
+                    value = instead(value, level.total, sums[literal(i), literal(v) + lane])
+                value = _placed(value, names, lane, n, read)
                 if ring is None:
                     T.buffer_store(level.target, value, [_index(p, names, lane, n) for p in level.place])
                     continue
@@ -251,30 +288,19 @@ def _vectors(width: int, lanes: int) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _instead(value: Any, buffer: Any, element: Any) -> Any:
-    """`element` for what is read from a buffer."""
-    return mutate(
-        value,
-        (Load, lambda load, m: element if load.source.same_as(buffer) else m.default_mutate(load)),
-    )
-
-
 def _index(index: Any, names: Mapping[Any, Any], lane: Any, lanes: int) -> Any:
     analyzer = Analyzer()
     analyzer.bind(lane, Range(literal(0), literal(lanes)))
     return analyzer.simplify(mutate(index, (tirx.Var, lambda v, _: names.get(v, v))))
 
 
-def _placed(value: Any, names: Mapping[Any, Any], lane: Any, lanes: int, rings: Mapping[Any, Ring]) -> Any:
-    """The value at a place, with what other stages made read from their rings."""
+def _placed(value: Any, names: Mapping[Any, Any], lane: Any, lanes: int, read: Reads) -> Any:
+    """The value at a place, with what other stages made read from where they keep it."""
 
     def load(given: Any, _: Any) -> Any:
         index = [_index(i, names, lane, lanes) for i in given.indices]
-        for buffer, ring in rings.items():
-            if given.source.same_as(buffer):
-                row = tirx.floormod(index[1], literal(ring.rows))
-                return tirx.BufferLoad(ring.buffer, [row, *index[2:]])
-        return tirx.BufferLoad(given.source, index)
+        found = next((read[buffer] for buffer in read if given.source.same_as(buffer)), None)
+        return tirx.BufferLoad(given.source, index) if found is None else found(index)
 
     return mutate(value, [(Load, load), (tirx.Var, lambda v, _: names.get(v, v))])
 
