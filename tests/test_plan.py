@@ -546,6 +546,13 @@ def test_plan_prints_groups(spec: Path) -> None:
     assert data["groups"][0] == {"name": "stem", "maker": "the plan", "nodes": ["conv1", "bn1"]}
 
 
+def test_a_pattern_that_nothing_meets_is_told(spec: Path) -> None:
+    spec.write_text(spec.read_text().replace("[conv1, bn1]", "[conv1, bn1]\n    fuse pattern linear |> silu"))
+    found = run("plan", f"{spec}:chip")
+    assert found.exit_code == 0, found.output
+    assert "warning[idle-pattern]: no node is in a group by this pattern" in found.stderr
+
+
 def test_check_lists_plans(spec: Path) -> None:
     found = run("check", spec)
     assert found.exit_code == 0, found.output

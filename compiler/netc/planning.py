@@ -42,6 +42,7 @@ def show_plan(
         made = program.model(wanted.model)
         show([d for d in program.diagnostics if d.severity == "warning"], Format.text)
         decision = decide(wanted, prepared(wanted, through(made, wanted.passes()).final))
+        show(_idle(decision), Format.text)
         facts = {**counted(decision.graph), **decision.facts}
         problems = list(broken(wanted, facts))
         if form == Format.json:
@@ -64,6 +65,19 @@ def check_plan(program: Program, plan: Plan) -> None:
 
     if plan.fuse:
         declared(plan, prepared(plan, through(program.model(plan.model), plan.passes()).final))
+
+
+def _idle(decision: Decision) -> list[Diagnostic]:
+    """Warnings about patterns that no node was left for."""
+    from .compiler.plan import PatternLine
+
+    met = {group.origin for group in decision.groups}
+    idle = [line.span for line in decision.plan.fuse if isinstance(line, PatternLine) and line.span not in met]
+    note = "earlier lines take nodes first, and only groups that can be executed are taken"
+    return [
+        Diagnostic("idle-pattern", "no node is in a group by this pattern", (Label(s),), (note,), severity="warning")
+        for s in idle
+    ]
 
 
 def _data(decision: Decision, facts: dict[str, float]) -> dict[str, Any]:
@@ -118,6 +132,7 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     trace = through(made, plan.passes(), verify=verify, seed=seed)
     final = trace.final if not verify else through(made, plan.passes(), seed=seed).final
     decision = decide(plan, prepared(plan, final))
+    show(_idle(decision), Format.text)
     tolerance = max(TOLERANCE, *(s.step.run.contract.tolerance or 0 for s in trace.stages))
     artifact = tvm.compile(
         final, plan.target, output, bind=sizes, seed=seed, reference=reference, tolerance=tolerance,
