@@ -17,7 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ...compiler.diagnostic import Diagnostic, Label, NetcError
+from ...compiler.fusion.chains import decided
 from ...compiler.fusion.group import Group
+from ...compiler.fusion.kinds import Chain
 from ...compiler.fusion.work import Work
 from ...compiler.graph import Graph, Input, ParameterRef, Ref, Value
 from ...compiler.types import Dim, DType, Expression, TensorType, known_less, symbols
@@ -58,6 +60,13 @@ class Rule(Protocol):
 
 rules: Rules[Rule] = Rules("TVM")
 
+Resolve = Callable[[Ref], Tensor]
+"""The tensor that a reference stands for."""
+
+chain_rules: dict[str, Callable[[Any, Work, Sequence[str], Resolve], Tensor]] = {}
+"""How a group that is a chain of a kind is lowered as a whole, not node by node: from the lowering, the working nodes,
+the group's paths, and a way to the tensors that it reads, to its result."""
+
 
 @dataclass
 class Lowering:
@@ -93,10 +102,12 @@ class Lowering:
         *,
         pattern: Pattern,
         orders: Sequence[Order] | None = None,
+        scheduled: bool = False,
     ) -> tuple[Tensor, ...]:
         """Call a kernel: `body(kernel, *views)` gives one stage for each output type.
 
-        It runs at compile time where all it reads is constant and its results have no symbol.
+        It runs at compile time where all it reads is constant and its results have no symbol. `scheduled` says that its
+        loops are as they should be.
         """
         orders = orders or [plain(t.rank) for t in types]
         kernel = Kernel(name, self.machine)
@@ -114,7 +125,10 @@ class Lowering:
             _stored(output, type.dtype)
             for output, type in zip(made if isinstance(made, tuple) else (made,), types, strict=True)
         ]
-        return self._call(kernel, arguments, outputs, types, orders, {"op_pattern": int(pattern)})
+        attributes: dict[str, Any] = {"op_pattern": int(pattern)}
+        if scheduled:
+            attributes["tirx.is_scheduled"] = True
+        return self._call(kernel, arguments, outputs, types, orders, attributes)
 
     def program(
         self, name: str, inputs: Sequence[Tensor], types: Sequence[TensorType], write: Callable[..., None]
@@ -512,12 +526,25 @@ class _Nodes:
         self._work = None if groups is None else Work(graph)
         self._owner = {path: group.name for group in groups or () for path in group.nodes}
         self._last = {owner: path for path in graph.nodes if (owner := self._owner.get(path))}
+        self._whole: dict[str, tuple[str, Group]] = {}
+        """Groups that are lowered as a whole, with the kind of chain that they are."""
+        for group in groups or ():
+            found = decided(self._work, group.nodes) if self._work is not None and len(group.nodes) > 1 else None
+            if isinstance(found, Chain) and found.kind in chain_rules:
+                self._whole[group.name] = (found.kind, group)
         if self._work is not None:
             assert self._owner.keys() == self._work.nodes.keys(), "the groups are no partition of the working nodes"
 
     def lower(self, path: str) -> None:
         """Lower a node in its turn; not yet one that only carries, where there are groups."""
         owner = self._owner.get(path, "")
+        if self._work is not None and owner in self._whole:
+            if self._last[owner] == path:
+                self._low.path, self._low.owner = path, owner
+                kind, group = self._whole[owner]
+                made = chain_rules[kind](self._low, self._work, group.nodes, lambda ref: self._value(ref, owner))
+                self._values[self._graph.nodes[path].values[0]] = made
+            return
         if self._work is None or owner or path in self._work.constant or path in self._graph.inputs:
             made = self._made(path, owner)
             if owner and self._last[owner] == path and owner not in self._low.busy:

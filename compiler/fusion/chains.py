@@ -6,33 +6,19 @@ What a chain is, is decided here, on the graph; a backend that says that it has 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from ..graph import Graph, Node, Ref, Value
+from ..operators.activation import Softmax
 from ..operators.arithmetic import Elementwise
 from ..operators.convolution import Conv2d
 from ..operators.normalization import BatchNorm
 from ..types import DType
+from .kinds import Chain, Refusal
+from .transformer import PRODUCTS, attention, feed_forward
 from .work import Work
 
 TRANSPARENT = frozenset({"identity", "stop_gradient", "dropout", "drop_path"})
 """Carried nodes that a chain may hold: their value is what they read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """A group that has a fused kernel: its `kind`, and the paths of its `anchors`, the nodes that reduce, in order."""
-
-    kind: str
-    anchors: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a group has none, and the nodes that are to blame."""
-
-    reason: str
-    nodes: tuple[str, ...]
 
 
 CONVOLUTIONS: dict[str, tuple[str, ...]] = {
@@ -46,7 +32,11 @@ CONVOLUTIONS: dict[str, tuple[str, ...]] = {
 
 def chain(graph: Graph, nodes: Sequence[str]) -> Chain | Refusal:
     """The chain that a group's working nodes are, in the order of the graph, or why they are none."""
-    work = Work(graph)
+    return decided(Work(graph), nodes)
+
+
+def decided(work: Work, nodes: Sequence[str]) -> Chain | Refusal:
+    """The same, where the graph's working nodes are known."""
     unknown = tuple(path for path in nodes if path not in work.nodes)
     if unknown:
         return Refusal(f"%{unknown[0]} computes nothing, or is not there", unknown)
@@ -167,5 +157,7 @@ def _carriers(work: Work, ref: Ref) -> Iterator[str]:
 
 FAMILIES: list[tuple[Callable[[Node], bool], Callable[[Work, Sequence[str]], Chain | Refusal]]] = [
     (lambda node: isinstance(node.op, Conv2d), _convolutions),
+    (lambda node: isinstance(node.op, Softmax), attention),
+    (lambda node: node.op.name in PRODUCTS, feed_forward),
 ]
 """Which nodes chains are made around, and what decides about a group that has one; the first that applies."""

@@ -3,6 +3,7 @@
 from . import activation as activation
 from . import arithmetic as arithmetic
 from . import attention as attention
+from . import chains as chains
 from . import convolution as convolution
 from . import creation as creation
 from . import extern as extern

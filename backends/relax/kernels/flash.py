@@ -201,7 +201,7 @@ class _Tile:
                 )
 
             product(
-                literal(p.depth),
+                (literal(p.depth),),
                 height,
                 width,
                 p.machine,
@@ -269,7 +269,7 @@ class _Tile:
                 return cast(self.value.broadcast([*self.at, first + s, column + lane]), p.dtype)
 
             product(
-                count,
+                (count,),
                 height,
                 width,
                 p.machine,

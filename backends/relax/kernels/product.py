@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ..index import literal
@@ -12,21 +13,22 @@ from .numeric import zero
 
 
 def product(
-    steps: Any,
+    steps: Sequence[Any],
     height: int,
     width: int,
     machine: Machine,
     dtype: str,
     *,
-    left: Callable[[int, Any], Any],
-    right: Callable[[Any, Any], Any],
+    left: Callable[..., Any],
+    right: Callable[..., Any],
     store: Callable[[int, Any, Any], None],
     start: Callable[[int, Any], Any] | None = None,
 ) -> None:
-    """Statements that accumulate `left(i, k) · right(k, j)` over k in registers, and store the sums.
+    """Statements that accumulate `left(i, *k) · right(*k, j)` over k in registers, and store the sums.
 
-    `height` rows i, known when the code is made, by `width` columns j, whole vectors; `steps` values of k. `right` and
-    `start`, the values to begin with, are read along a vector at a time, and so `store(i, j, value)` is called.
+    `height` rows i, known when the code is made, by `width` columns j, whole vectors; k goes through loops of
+    `steps`. `right` and `start`, the values to begin with, are read along a vector at a time, and so `store(i, j,
+    value)` is called.
     """
     vectors, lanes = width // machine.lanes, literal(machine.lanes)
     sums = T.alloc_buffer((height, vectors, machine.lanes), dtype, scope="local")
@@ -35,11 +37,12 @@ def product(
         with T.vectorized(literal(0), lanes) as lane:
             first = start(i, literal(v) * lanes + lane) if start else zero(dtype)
             T.buffer_store(sums, first, [literal(i), literal(v), lane])
-    with T.serial(literal(0), steps) as k:
+    with ExitStack() as loops:
+        k = [loops.enter_context(T.serial(literal(0), extent)) for extent in steps]
         for i, v in tiles:
             with T.vectorized(literal(0), lanes) as lane:
                 at = [literal(i), literal(v), lane]
-                T.buffer_store(sums, sums[tuple(at)] + left(i, k) * right(k, literal(v) * lanes + lane), at)
+                T.buffer_store(sums, sums[tuple(at)] + left(i, *k) * right(*k, literal(v) * lanes + lane), at)
     for i, v in tiles:
         with T.vectorized(literal(0), lanes) as lane:
             store(i, literal(v) * lanes + lane, sums[literal(i), literal(v), lane])

@@ -10,7 +10,6 @@ from ..half import STORED
 from ..index import literal, unflatten
 from ..kernel import Kernel, Pattern, View
 from ..lower import Lowering
-from ..schedule import WRITTEN
 from ..tensor import Order, Tensor, plain
 from ..untyped import build as T
 from ..untyped import builder as IRBuilder
@@ -65,10 +64,9 @@ def written(
             dtype=STORED[type.dtype],
             in_buffers=[tirx.decl_buffer(s.shape, s.dtype, s.op.name, layout=None) for s in sources],
             out_buffers=[tirx.decl_buffer(extents, STORED[type.dtype], "out", layout=None)],
-            attrs={WRITTEN: 1},
         )
 
-    return low.kernel(name, inputs, [type], body, pattern=Pattern.OPAQUE, orders=[order])[0]
+    return low.kernel(name, inputs, [type], body, pattern=Pattern.OPAQUE, orders=[order], scheduled=True)[0]
 
 
 def _reader(buffer: Any) -> Callable[..., Any]:
