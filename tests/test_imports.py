@@ -42,7 +42,7 @@ BUILDS_ON = {
     "diff": "text align",
     "compare": "diff cost",
     "dot": "graph",
-    "report": "pipeline cost text",
+    "report": "pipeline cost text fusion",
     "checkpoint": "diagnostic types",
     "fit": "graph rename checkpoint",
     "weights": "initialise fit files",

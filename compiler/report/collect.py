@@ -25,15 +25,18 @@ _Json = int | str | None | list[Any]
 
 
 def collect(
-    trace: Trace, bind: Mapping[str, int] | None = None, phase: Literal["train", "infer"] = "infer"
+    trace: Trace,
+    bind: Mapping[str, int] | None = None,
+    phase: Literal["train", "infer"] = "infer",
+    origins: Iterable[Span | None] = (),
 ) -> dict[str, Any]:
     """The data of a trace. Costs are numbers: a free symbol is 1 where it is some input's first dimension (the batch),
-    else `REFERENCE`; `bind` says otherwise.
+    else `REFERENCE`; `bind` says otherwise. `origins` are further spans, whose numbers the data has in their order.
 
     Raises:
         NetcError: where `bind` names no symbol of the model (`bind`).
     """
-    return _Collector(dict(bind or {}), phase).data(trace)
+    return _Collector(dict(bind or {}), phase).data(trace, origins)
 
 
 class _Pool:
@@ -62,12 +65,13 @@ class _Collector:
         self._numbers: dict[str, int] = {}
         """Of each node of the latest stage, its record."""
 
-    def data(self, trace: Trace) -> dict[str, Any]:
+    def data(self, trace: Trace, origins: Iterable[Span | None]) -> dict[str, Any]:
         assumptions = {**assumed(trace.start), **self._bind}
         report = cost(trace.start, assumptions, self._phase)
         stages = [self._graph(trace.start, report)]
         for stage in trace.stages:
             stages.append(self._stage(stage, assumptions))
+        further = [None if span is None else self._origin([span])[0] for span in origins]
         return {
             "model": trace.start.name,
             "phase": self._phase,
@@ -80,6 +84,7 @@ class _Collector:
             "parameters": self._parameters.records,
             "scopes": self._scopes.records,
             "stages": stages,
+            "origins": further,
         }
 
     # -- stages

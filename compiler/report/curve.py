@@ -7,16 +7,16 @@ import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, isfinite, log10
+from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
 from ..diagnostic import Diagnostic, NetcError
+from .chart import Frame, Scale, ticks, words
 from .html import hash_of, text_of
 from .small import brief
 
-_WIDTH, _HEIGHT = 960, 460
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 24, 18, 52
+_FRAME = Frame(960, 460)
 _COLOURS = 5
 """So many series have colours of their own in curve.css."""
 
@@ -98,7 +98,7 @@ def _refused(message: str) -> NetcError:
 
 def curve(found: Sequence[Series], title: str, quantity: str = "accuracy", unit: str = "MACs") -> str:
     """One HTML page without scripts: a drawing of the series, shares of 1 over costs, and their table."""
-    style = text_of("page.css") + text_of("curve.css")
+    style = text_of("page.css") + text_of("chart.css") + text_of("curve.css")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
@@ -115,15 +115,15 @@ def curve(found: Sequence[Series], title: str, quantity: str = "accuracy", unit:
 def drawing(found: Sequence[Series], quantity: str = "accuracy", unit: str = "MACs") -> str:
     """The drawing alone, as an SVG file that suits a light and a dark page."""
     palette, drawn = text_of("page.css").partition("* {")[0], text_of("curve.css").partition("/* The page")[0]
-    style = f"<style>{palette}{drawn}svg {{ font-family: var(--sans); }}</style>"
-    height = _HEIGHT + 26
+    style = f"<style>{palette}{text_of('chart.css')}{drawn}svg {{ font-family: var(--sans); }}</style>"
+    height = _FRAME.height + 26
     names = "".join(
-        f'<g class="series s{i % _COLOURS}"><circle cx="{_LEFT + 8 + 190 * i}" cy="{_HEIGHT + 12}" r="4"/>'
-        f'<text x="{_LEFT + 18 + 190 * i}" y="{_HEIGHT + 16}">{html.escape(one.name)}</text></g>'
+        f'<g class="series s{i % _COLOURS}"><circle cx="{_FRAME.left + 8 + 190 * i}" cy="{_FRAME.height + 12}" r="4"/>'
+        f'<text x="{_FRAME.left + 18 + 190 * i}" y="{_FRAME.height + 16}">{html.escape(one.name)}</text></g>'
         for i, one in enumerate(found)
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_FRAME.width} {height}" role="img" '
         f'aria-label="{html.escape(f"{quantity} over {unit}", quote=True)}">{style}'
         f"{''.join(_inside(found, quantity, unit))}{names}</svg>\n"
     )
@@ -132,60 +132,23 @@ def drawing(found: Sequence[Series], quantity: str = "accuracy", unit: str = "MA
 def _drawing(found: Sequence[Series], quantity: str, unit: str) -> str:
     label = html.escape(f"{quantity} over {unit}", quote=True)
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
+        f'<svg viewBox="0 0 {_FRAME.width} {_FRAME.height}" role="img" aria-label="{label}">'
         f"{''.join(_inside(found, quantity, unit))}</svg>"
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """From numbers to places."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, number: float) -> float:
-        share = (number - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 1)
-
-
-def _ticks(numbers: Sequence[float], about: int) -> list[float]:
-    """Round numbers, from the last below all to the first above."""
-    low, high = min(numbers), max(numbers)
-    if low == high:
-        low, high = 0.9 * low, 1.1 * high or 0.1
-    rough = (high - low) / about
-    power = 10.0 ** floor(log10(rough))
-    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= rough * 0.999)
-    first = floor(low / step + 1e-9)
-    found = [first * step]
-    while found[-1] < high - step * 1e-9:
-        found.append((first + len(found)) * step)
-    return [round(t, 12) for t in found]
-
-
 def _inside(found: Sequence[Series], quantity: str, unit: str) -> Iterator[str]:
     points = [p for one in found for p in one.points]
-    across = _ticks([p.macs for p in points], 8)
-    up = [t for t in _ticks([p.value for p in points], 6) if -1e-9 < t < 1 + 1e-9]
-    x = _Scale(across[0], across[-1], _LEFT, _WIDTH - _RIGHT)
-    y = _Scale(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
-    for tick in across:
-        yield f'<path class="grid" d="M{x(tick)} {_TOP}V{_HEIGHT - _BOTTOM}"/>'
-        yield _words("tick", x(tick), _HEIGHT - _BOTTOM + 18, brief(int(tick)), "middle")
-    for tick in up:
-        yield f'<path class="grid" d="M{_LEFT} {y(tick)}H{_WIDTH - _RIGHT}"/>'
-        yield _words("tick", _LEFT - 8, y(tick) + 4, f"{tick * 100:g} %", "end")
-    yield _words("axis", (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, unit, "middle")
-    middle = (_TOP + _HEIGHT - _BOTTOM) / 2
-    yield _words("axis", 14, middle, quantity, "middle", f' transform="rotate(-90 14 {middle})"')
+    across = ticks([p.macs for p in points], 8)
+    up = [t for t in ticks([p.value for p in points], 6) if -1e-9 < t < 1 + 1e-9]
+    x, y = _FRAME.across(across), _FRAME.up(up)
+    yield from _FRAME.grid_across(x, across, unit, lambda tick: brief(int(tick)))
+    yield from _FRAME.grid_up(y, up, quantity, lambda tick: f"{tick * 100:g} %")
     for i, one in enumerate(found):
         yield f'<g class="series s{i % _COLOURS}">{"".join(_marks(one, x, y, named=i == len(found) - 1))}</g>'
 
 
-def _marks(one: Series, x: _Scale, y: _Scale, *, named: bool) -> Iterator[str]:
+def _marks(one: Series, x: Scale, y: Scale, *, named: bool) -> Iterator[str]:
     """The points of a series, anchors as squares and named, and a line of stairs along the best for every cost."""
     best: list[Point] = []
     for p in sorted(one.points, key=lambda p: (p.macs, -p.value)):
@@ -204,14 +167,10 @@ def _marks(one: Series, x: _Scale, y: _Scale, *, named: bool) -> Iterator[str]:
             yield f'<circle cx="{at}" cy="{to}" r="3.6"><title>{title}</title></circle>'
     for p in one.points if named else ():
         if p.anchor:
-            end = x(p.macs) > (_LEFT + _WIDTH - _RIGHT) / 2
+            end = x(p.macs) > (_FRAME.left + _FRAME.width - _FRAME.right) / 2
             side, place = (-9, "end") if end else (9, "start")
-            above = 16 if y(p.value) < _TOP + 14 else -8
-            yield _words("anchor", x(p.macs) + side, y(p.value) + above, p.anchor, place)
-
-
-def _words(kind: str, x: float, y: float, text: str, anchor: str, more: str = "") -> str:
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}"{more}>{html.escape(text)}</text>'
+            above = 16 if y(p.value) < _FRAME.top + 14 else -8
+            yield words("anchor", x(p.macs) + side, y(p.value) + above, p.anchor, place)
 
 
 def _key(found: Sequence[Series]) -> str:

@@ -7,27 +7,44 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from ..pipeline import Trace
+from ..source import Span
 from .collect import collect
 
-_SCRIPTS = ("model.js", "layout.js", "page.js")
+_SCRIPTS = ("model.js", "layout.js", "plan.js", "page.js")
 
 
-def page(trace: Trace, bind: Mapping[str, int] | None = None, phase: Literal["train", "infer"] = "infer") -> str:
+class Planned(NamedTuple):
+    """What the page of a plan has besides: data of its groups, drawings as HTML, and the line of each group."""
+
+    data: Mapping[str, Any]
+    drawn: str
+    origins: Sequence[Span | None]
+
+
+def page(
+    trace: Trace,
+    bind: Mapping[str, int] | None = None,
+    phase: Literal["train", "infer"] = "infer",
+    plan: Planned | None = None,
+) -> str:
     """One self-contained HTML page: the graph of every stage, what each pass changed, costs and source lines.
 
     Costs need numbers for symbolic dimensions: `bind` gives them, others are assumed as `collect` says. The page's
-    policy lets no script run but its own and forbids every connection.
+    policy lets no script run but its own and forbids every connection. `plan` are groups of the final graph.
 
     Raises:
         NetcError: where `bind` names no symbol of the model (`bind`).
     """
-    style = text_of("page.css")
+    style = "".join(map(text_of, ("page.css",) if plan is None else ("page.css", "chart.css", "plan.css")))
+    data = collect(trace, bind, phase, () if plan is None else plan.origins)
+    if plan is not None:
+        data["plan"] = plan.data
     script = "(() => {\n" + "\n".join(map(text_of, _SCRIPTS)) + "})();\n"
     parts = {
         "title": html.escape(trace.start.name),
@@ -35,7 +52,8 @@ def page(trace: Trace, bind: Mapping[str, int] | None = None, phase: Literal["tr
         "base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
-        "data": _embedded(collect(trace, bind, phase)),
+        "plan": "" if plan is None else plan.drawn,
+        "data": _embedded(data),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text_of("page.html"))
 

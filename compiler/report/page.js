@@ -25,7 +25,7 @@ function set(element, properties) {
     }
 }
 
-const state = { stage: stages[0], opened: new Set(), selected: null, metric: METRICS[0], quiet: false };
+const state = { stage: stages[0], opened: new Set(), selected: null, group: null, metric: METRICS[0], quiet: false };
 const view = { x: 0, y: 0, scale: 1, picture: null };
 
 // How long the page took to show what was asked for, until the frame is painted: read them with
@@ -74,7 +74,8 @@ function size(item) {
         const [title, line] = captions(item);
         item.captions = [cut(title, 36), cut(line, 46)];
         const amount = 58;
-        const w = Math.max(item.captions[0].length * CHARACTER.title + amount, item.captions[1].length * CHARACTER.line);
+        const tag = tagOf(item)?.width ?? -8;
+        const w = Math.max(item.captions[0].length * CHARACTER.title + amount, item.captions[1].length * CHARACTER.line + tag + 8);
         item.size = { w: Math.max(110, Math.ceil(w + (item.group ? 62 : 28))), h: 46 };
         item.bar = 60 + item.captions[0].length * CHARACTER.title + item.captions[1].length * CHARACTER.line;
     }
@@ -90,7 +91,7 @@ function draw() {
     const groups = picture.boxes.filter((box) => box.open).map(drawOpen);
     const edges = picture.edges.map(drawEdge);
     const cards = picture.boxes.filter((box) => !box.open).map((box) => drawCard(box, most));
-    const world = s("g", { id: "world" }, s("g", {}, groups.map((g) => g.back)), s("g", {}, edges), s("g", {}, groups.map((g) => g.front)), s("g", {}, cards));
+    const world = s("g", { id: "world" }, s("g", {}, groups.map((g) => g.back)), s("g", {}, drawBlobs(picture)), s("g", {}, edges), s("g", {}, groups.map((g) => g.front)), s("g", {}, cards));
     $("canvas").replaceChildren(arrowhead(), world);
     move();
     choose();
@@ -103,11 +104,13 @@ function arrowhead() {
 }
 
 function marks(item) {
+    if (grouping()) return [];
     const { added, changed, removed } = item.marks;
     return [["added", "+", added], ["changed", "~", changed], ["removed", "−", removed]].filter(([, , count]) => count);
 }
 
 function marked(item) {
+    if (grouping()) return "";
     if (item.group) return item.marks.added + item.marks.changed + item.marks.removed ? " touched" : "";
     return item.marks.added ? " added" : item.marks.changed ? " changed" : "";
 }
@@ -122,7 +125,7 @@ function title(item) {
     const [name] = captions(item);
     const type = item.node ? `${item.node.op} → ${item.node.types.join(", ")}` : item.scope ? item.scope.module : "";
     const cost = METRICS.filter((m) => item.cost[m.of]).map((m) => `${brief(item.cost[m.of], m.unit)} ${m.title}`).join(" · ");
-    return s("title", {}, [item.node?.path ?? item.path ?? name, type, cost].filter(Boolean).join("\n"));
+    return s("title", {}, [item.node?.path ?? item.path ?? name, type, cost, groupTitle(item)].filter(Boolean).join("\n"));
 }
 
 function drawOpen({ item, x, y, w, h: height }) {
@@ -161,6 +164,7 @@ function drawCard({ item, x, y, w, h: height }, most) {
     s("text", { class: "line", x: left, y: 36 }, line),
     amount > 0 && s("text", { class: "amount", x: w - 9, y: 20 }, brief(amount, state.metric.unit)),
     share > 0 && s("rect", { class: "share", x: 12, y: height - 4.5, width: Math.max(1.5, (w - 24) * share), height: 2.5, rx: 1.2 }),
+    drawTag(item, w, height),
     badges(item, w));
 }
 
@@ -227,6 +231,7 @@ function reveal(key) {
 
 function select(key) {
     state.selected = key;
+    state.group = null;
     choose();
     tell();
     remember();
@@ -243,6 +248,7 @@ function choose() {
         path.classList.toggle("lit", lit);
         if (path.hasAttribute("marker-end")) path.setAttribute("marker-end", lit ? "url(#arrow-lit)" : "url(#arrow)");
     }
+    lightGroup();
 }
 
 // The box that stands for an item: itself, or the closed group it is in.
@@ -310,8 +316,9 @@ function say(message) {
 
 function remember() {
     const parts = new URLSearchParams();
-    if (state.stage.number) parts.set("stage", state.stage.number);
+    if (state.stage.number || plan) parts.set("stage", state.stage.number);
     if (state.selected) parts.set("at", state.selected);
+    if (state.group !== null) parts.set("group", state.group);
     history.replaceState(null, "", parts.size ? `#${parts}` : "#");
 }
 
@@ -399,7 +406,8 @@ const pair = (name, ...value) => h("tr", {}, h("th", { scope: "row" }, name), h(
 function tell() {
     const item = selected();
     const panel = $("details");
-    if (item?.node) panel.replaceChildren(...tellNode(item));
+    if (state.group !== null && grouping()) panel.replaceChildren(...tellPlanned(state.group));
+    else if (item?.node) panel.replaceChildren(...tellNode(item));
     else if (item?.kind === "output") panel.replaceChildren(h("h2", {}, item.name), h("p", {}, "output of the model"), item.ref.parameter ? `@${item.ref.path}` : nodeLink(item.ref.path, written(item.ref)));
     else if (item) panel.replaceChildren(...tellGroup(item));
     else if (state.selected?.startsWith("n:")) panel.replaceChildren(...tellGone(state.selected.slice(2)));
@@ -428,6 +436,7 @@ function tellNode(item) {
         h("h2", {}, local(item), " ", h("span", { class: "op", "data-family": node.family }, node.op)),
         h("p", { class: "path" }, `%${node.path}`),
         verdict(node.path),
+        membership(item),
         sourceOf(node.origin, item),
         h("h3", {}, "Types"), h("ul", { class: "types" }, node.types.map((t, i) => h("li", {}, node.types.length > 1 && h("small", {}, `:${i} `), h("code", {}, t)))),
         node.inputs.length > 0 && [h("h3", {}, "Reads"), h("table", { class: "pairs" }, node.inputs.map((ref, i) => ref && pair(operandName(node, i), readRow(graph, ref))))].flat(),
@@ -525,6 +534,7 @@ function tellGroup(item) {
         item.path && item.kind === "module" && h("p", { class: "path" }, item.path),
         shared && h("p", {}, `another call of ${item.scope.instance}`),
         h("p", {}, counted(item.count)),
+        item !== tree().root && membership(item),
         item.scope && sourceOf(item.scope.origin, item.parent),
         h("h3", {}, "Cost"), costTable(item.cost, ""),
         h("h3", {}, `Parts by ${state.metric.title}`),
@@ -532,7 +542,7 @@ function tellGroup(item) {
             h("td", {}, anchor(cut(captions(part)[0], 34), () => jump(part.key)), h("small", {}, ` ${part.node ? part.node.op : part.scope?.module ?? ""}`)),
             h("td", { class: "number" }, part.cost[state.metric.of] ? brief(part.cost[state.metric.of], state.metric.unit) : ""),
             h("td", { class: "meter" }, meter(part.cost[state.metric.of] / most))))),
-    ].flat().filter(Boolean);
+    ].flat(Infinity).filter(Boolean);
 }
 
 function meter(share) {
@@ -675,6 +685,8 @@ function shut() {
 function clicked(event) {
     const toggled = event.target.closest("[data-toggle]");
     if (toggled) return turn(toggled.dataset.toggle);
+    const tag = event.target.closest("[data-group]");
+    if (tag) return chooseGroup(Number(tag.dataset.group), false);
     const card = event.target.closest("[data-key]");
     return select(card ? card.dataset.key : null);
 }
@@ -824,7 +836,7 @@ function listenToPrinter() {
 
 function legend() {
     const families = [["product", "products"], ["normalization", "normalisation"], ["activation", "activation"], ["arithmetic", "arithmetic"], ["pooling", "pooling, reduction"], ["layout", "layout"], ["creation", "constants"]];
-    const changes_ = stages.length > 1 ? [["added", "added"], ["changed", "changed"], ["removed", "removed"]] : [];
+    const changes_ = stages.length > 1 && !plan ? [["added", "added"], ["changed", "changed"], ["removed", "removed"]] : [];
     $("legend").replaceChildren(...families.map(([family, name]) => h("span", {}, h("i", { "data-family": family }), name)), ...changes_.map(([what, name]) => h("span", {}, h("i", { class: what }), name)));
 }
 
@@ -865,14 +877,16 @@ function begin() {
     listenToPrinter();
     legend();
     const asked = new URLSearchParams(location.hash.slice(1));
-    const number = Number(asked.get("stage") ?? 0);
+    const number = Number(asked.get("stage") ?? (plan ? stages.length - 1 : 0));
     if (stages[number]) state.stage = stages[number];
     unwrap();
     draw();
+    if (plan) beginPlan();
     fit();
     tellStages();
     tellTotals();
-    if (asked.get("at") && tree().items.has(asked.get("at"))) jump(asked.get("at"));
+    if (plan?.groups[asked.get("group")] && grouping()) chooseGroup(Number(asked.get("group")));
+    else if (asked.get("at") && tree().items.has(asked.get("at"))) jump(asked.get("at"));
     else tell();
     timed("open", 0);
 }

@@ -70,3 +70,8 @@ def brief(number: Dim, step: int = 1000, units: Sequence[str] = ("", "k", "M", "
     while value >= step and at < len(units) - 1:
         value, at = value / step, at + 1
     return f"{value:.{0 if value >= 100 or not at else 1 if value >= 10 else 2}f}{units[at]}"
+
+
+def size(number: float) -> str:
+    """`1536` → `1.50 KiB`."""
+    return brief(round(number), 1024, tuple(f" {unit}" for unit in _BYTES))
