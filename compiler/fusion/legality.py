@@ -96,12 +96,8 @@ class Legality:
         reaching, reached = self.task.around(mask)
         outside = self.task.members(reaching & reached & ~mask)
         told = {path: self._between(path, group.nodes) for path in way[1:-1]}
-        if len(outside) == 1:
-            message = f"%{outside[0]} is not in the group {group.name}, but comes after part of it and before more"
-        else:
-            message = (
-                f"{_names(outside)} are not in the group {group.name}, but come after part of it and before another"
-            )
+        are, come = ("is", "comes") if len(outside) == 1 else ("are", "come")
+        message = f"{_names(outside)} {are} not in the group {group.name}, but {come} between its nodes"
         whole = self.task.members(mask | self.task.mask(outside))
         notes = [f"a way out and back in: {_way(way)}"]
         elsewhere = [path for path in outside if path in taken]
@@ -141,16 +137,14 @@ class Legality:
     def _not_connected(self, group: Group) -> Violation:
         pieces = list(components(self.workload, [p for p in self.workload.work.nodes if p in set(group.nodes)]))
         first, second, *_ = pieces
-        message = f"the group {group.name} falls into {len(pieces)} parts that read nothing from each other"
+        message = f"the group {group.name} falls into {len(pieces)} parts between which nothing passes"
         told = {second[0]: f"reads nothing of {_names(first)}", first[-1]: f"reads nothing of {_names(second)}"}
         notes = [f"its parts: {'; '.join(_names(piece) for piece in pieces)}"]
-        common = [p for p in self.workload.work.nodes if all(self._reads(piece, p) for piece in pieces)]
+        read = [{str(e.source) for path in piece for e in self.workload.edges[path]} for piece in pieces]
+        common = sorted(set[str].intersection(*read))
         if common:
-            notes.append(f"all of them read %{common[-1]}, which is not in the group")
+            notes.append(f"{'both' if len(pieces) == 2 else 'all'} read {common[0]}, which is not in the group")
         return Violation("not-connected", group, message, told, tuple(notes), self.parts(group.nodes))
-
-    def _reads(self, nodes: Collection[str], path: str) -> bool:
-        return path not in nodes and any(path in self.workload.work.before[p] for p in nodes)
 
     def _no_kernel(self, group: Group) -> list[Violation]:
         found = kernel(self.workload, group.nodes)
@@ -168,8 +162,8 @@ class Legality:
         kind: Kind = "cannot-stream" if stuck and sum(h.bytes for h in whole) >= excess else "overflow"
         shares = scores(self.workload, group.nodes, buffer)
         told: dict[str, str] = {}
-        if kind == "cannot-stream":
-            told = {h.reader: self._why(h) for h in stuck[:SHOWN] if h.reader is not None}
+        for held in reversed(stuck[:SHOWN] if kind == "cannot-stream" else ()):
+            told = {held.reader or "": self._keeps(held), **told}
         for path in sorted(shares, key=lambda p: -shares[p])[:3] if len(shares) > 1 else ():
             if shares[path] >= 0.1:
                 told.setdefault(path, self._relief(group.nodes, path))
@@ -178,11 +172,18 @@ class Legality:
             f"{shown('buffer', excess)} more than there are"
         )
         if kind == "cannot-stream":
-            op = self.workload.graph.nodes[next(iter(told))].op.name
-            message += f": {op} does not go line by line"
+            message += f": %{stuck[0].reader} {told[stuck[0].reader or '']}"
         return Violation(
             kind, group, message, told, tuple(self._notes(moment, buffer)), self.parts(group.nodes), excess=excess
         )
+
+    def _keeps(self, held: Held) -> str:
+        """What a node does that a value is held whole."""
+        op = self.workload.graph.nodes[held.reader or ""].op.name
+        if held.cause == "unmade":
+            return f"makes no line alone of its {shown('buffer', held.bytes)}, being a {op}"
+        takes = "reads all" if held.cause == "whole" else "goes along another axis"
+        return f"{takes} of {held.value}, {shown('buffer', held.bytes)}, being a {op}"
 
     def _relief(self, nodes: Collection[str], path: str) -> str:
         """What is needed without a node."""

@@ -125,8 +125,8 @@ def _several_results(members: Members) -> Refusal | None:
     if not inner:
         return Refusal(f"%{last} has {len(leaving)} results", {last: "several of its results are read outside"})
     told = {path: _read_outside(members, path) for path in inner}
-    count = "" if len(inner) == 1 else f", and {len(inner) - 1} more,"
-    reason = f"%{inner[0]}{count} is also read outside of it, and a kernel has one result, that of %{last}"
+    are = "is" if len(inner) == 1 else f"and {len(inner) - 1} more are"
+    reason = f"%{inner[0]} {are} also read outside of it, and a kernel has one result, that of %{last}"
     return Refusal(reason, told, inside=True)
 
 
@@ -198,7 +198,7 @@ def _two(members: Members, anchors: list[str], reason: str) -> Refusal:
     told = {path: f"{_op(members, path)} reduces" for path in anchors}
     first, second, *rest = anchors
     more = f", and {len(rest)} more" if rest else ""
-    notes = (f"as a chain of convolutions: {reason}", *CHAINS) if "conv" in _op(members, first) else CHAINS
+    notes = CHAINS if reason.startswith("none of") else (f"as a chain: {reason}", *CHAINS)
     return Refusal(f"no kernel computes both %{first} and %{second}{more}", told, notes)
 
 
