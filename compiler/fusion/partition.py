@@ -13,7 +13,7 @@ from ..diagnostic import Diagnostic, Label, NetcError
 from ..graph import Value
 from .group import Group
 from .memory import Cost, cheapest
-from .workload import Edge, Path, Workload
+from .workload import Edge, Path, Weight, Workload
 
 Allowed = Callable[[frozenset[str]], bool]
 
@@ -33,6 +33,7 @@ class Partition:
     parts: tuple[Part, ...]
     planner: str
     seconds: float
+    """Of processor time."""
     bound: int | None
     """Bytes to and from DRAM that no partition of the task is below; proved."""
     optimal: bool = False
@@ -72,6 +73,7 @@ class Node:
     """What a planner asks of a working node again and again."""
 
     weights: tuple[tuple[str, int], ...]
+    """By name, of a table that is looked up a name of its own: the fewest bytes that are loaded."""
     loads: tuple[tuple[Value, Mask, int], ...]
     """By edge: the value, the node that makes it (nothing: an input of the model), and the fewest bytes of it that a
     group loads to run the node."""
@@ -109,6 +111,8 @@ class Task:
         self.below = self._reach(self.readers)
         self.above = self._reach(self.sources)
         self._costs: dict[Mask, Cost | None] = {}
+        self._not_below: dict[Mask, float] = {}
+        """Groups of which only this much is known of their bytes."""
         self._valid: dict[Mask, bool] = {}
 
     # -------------------------------------------------------------------------------------------- sets of nodes
@@ -182,17 +186,25 @@ class Task:
             self._costs[mask] = cheapest(self.workload, self.members(mask), self.buffer)
         return self._costs[mask]
 
-    def dram(self, mask: Mask) -> float:
-        """Bytes that a group moves; infinitely many where it is not valid or does not fit."""
-        if not self.valid(mask):
+    def dram(self, mask: Mask, below: float = inf) -> float:
+        """Bytes that a group moves; infinitely many where it is not valid, does not fit, or moves no fewer than
+        `below`."""
+        if not self.valid(mask) or self._not_below.get(mask, 0) >= below:
             return inf
-        cost = self.cost_of(mask)
-        return inf if cost is None else cost.usage.dram
+        if mask in self._costs or below == inf:
+            cost = self.cost_of(mask)
+        else:
+            cost = cheapest(self.workload, self.members(mask), self.buffer, below)
+            if cost is None:
+                self._not_below[mask] = below
+            else:
+                self._costs[mask] = cost
+        return inf if cost is None or cost.usage.dram >= below else cost.usage.dram
 
     @property
     def evaluated(self) -> int:
         """How many groups have been costed so far."""
-        return len(self._costs)
+        return len(self._costs.keys() | self._not_below.keys())
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -201,14 +213,17 @@ class Task:
         spans = _spans(workload)
         made: list[Node] = []
         for name in self.names:
-            weights = tuple({w.name: w.bytes for w in workload.weights[name]}.items())
+            weights = {w.name: w.bytes for w in workload.weights[name] if not w.looked_up}
+            rows = {
+                f"{name}: {w.name}": _looked_up(workload, name, w, spans) for w in workload.weights[name] if w.looked_up
+            }
             loads = [(e.source, self._maker(e.source), _load(workload, e, spans)) for e in workload.edges[name]]
             values = [(v, workload.type(v)) for v in workload.graph.nodes[name].values]
             makes = [
                 (self.mask(e.reader for e in workload.readers.get(v, ())), v in workload.results, workload.bytes(t))
                 for v, t in values
             ]
-            made.append(Node(weights, tuple(loads), tuple(makes)))
+            made.append(Node(tuple((weights | rows).items()), tuple(loads), tuple(makes)))
         return made
 
     def _maker(self, value: Value) -> Mask:
@@ -293,7 +308,7 @@ class Task:
         optimal: bool = False,
         notes: Sequence[str] = (),
     ) -> Partition:
-        """Parts as a partition, found since the time `since` of `time.perf_counter`.
+        """Parts as a partition, found since the time `since` of `time.process_time`.
 
         Raises:
             NetcError: where a node alone does not fit the buffer.
@@ -308,7 +323,7 @@ class Task:
                 self._refuse(mask)
             made.append(Part(self.members(mask), cost))
         bound = max(bound or 0, self.compulsory)
-        found = Partition(tuple(made), planner, time.perf_counter() - since, bound, optimal, tuple(notes))
+        found = Partition(tuple(made), planner, time.process_time() - since, bound, optimal, tuple(notes))
         return replace(found, optimal=optimal or found.dram == bound)
 
     def _refuse(self, mask: Mask) -> NoReturn:
@@ -376,4 +391,12 @@ def _load(workload: Workload, edge: Edge, spans: Mapping[Value, Mapping[int, Str
     for axis, size in enumerate(type.shape):
         low, high = _read(workload, edge, axis, spans)
         total = total * (high - low + 1) // int(str(size))
+    return total
+
+
+def _looked_up(workload: Workload, name: str, weight: Weight, spans: Mapping[Value, Mapping[int, Stretch]]) -> int:
+    """The fewest bytes of a table that a node looks up."""
+    total = weight.bytes
+    for axis, (low, high) in spans[Value(name)].items():
+        total = total * (high - low + 1) // int(str(workload.type(Value(name)).shape[axis]))
     return total

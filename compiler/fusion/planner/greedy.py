@@ -11,7 +11,7 @@ from .register import planner
 @planner
 def greedy(task: Task) -> Partition:
     """Nodes in the order of the graph: each joins the group of one of those it reads where that saves most bytes."""
-    since = time.perf_counter()
+    since = time.process_time()
     return task.partition(grow(task), "greedy", since)
 
 

@@ -21,7 +21,7 @@ def intervals(task: Task, *, prune: bool = True) -> Partition:
     interval within it does, and not to fit where one within it does not. That is so nearly always, and not proved;
     without, only what is proved is left out.
     """
-    since = time.perf_counter()
+    since = time.process_time()
     units = atoms(task)
     orders = dict.fromkeys(tuple(arrange(task, units, order)) for order in ORDERS)
     found = [cut(task, order, prune) for order in orders]
@@ -45,26 +45,22 @@ def cut(task: Task, order: Sequence[Mask], prune: bool = True) -> list[Mask]:
     """By first unit: by how much intervals from there on are known, or taken, to exceed their floors."""
     for j in range(1, size + 1):
         floors, masks = _floors(task, order[:j])
-        tried = _filled(j, False)
+        open = _filled(j, True)
         guess = best[:j] + floors + excess[:j]
-        while True:
-            i = int(guess.argmin())
-            if tried[i] or guess[i] == inf:
-                break
-            tried[i] = True
+        found = best[j - 1] + task.dram(masks[j - 1])
+        while (i := int(guess.argmin())) >= 0 and guess[i] < found:
+            open[i] = False
+            guess[i] = inf
             if not task.valid(masks[i]):
-                guess[i] = inf
                 continue
-            cost = task.dram(masks[i])
+            cost = task.dram(masks[i], inf if prune else found - best[i])
+            if best[i] + cost < found:
+                found, came[j] = best[i] + cost, i
             if prune and cost > floors[i] + excess[i]:
                 grown: Any = np.maximum(excess[: i + 1], cost - floors[i])
                 excess[: i + 1] = grown
-                guess[~tried] = (best[:j] + floors + excess[:j])[~tried]
-            guess[i] = best[i] + cost
-        if guess[i] < inf:
-            best[j], came[j] = guess[i], i
-        else:
-            best[j] = best[j - 1]
+                guess = np.where(open, best[:j] + floors + excess[:j], inf)
+        best[j] = found if found < inf else best[j - 1]
     return _walk(order, came)
 
 
