@@ -146,11 +146,12 @@ def _output(workload: Workload, ref: Ref, dram: Mapping[Value, torch.Tensor], pa
 
 
 class _Weight(NamedTuple):
-    """Bytes of a weight, and of a portion of it."""
+    """Bytes of a weight, of a portion of it, and of an element."""
 
     name: str
     bytes: int
     portion: int
+    element: int
 
 
 class _Group:
@@ -203,9 +204,10 @@ class _Group:
                 continue
             type = self._graph.type(ref)
             if type.rank or isinstance(ref, ParameterRef):
-                size = int(str(type.elements)) * self._workload.element(type)
+                element = self._workload.element(type)
+                size = int(str(type.elements)) * element
                 name = ref.parameter if isinstance(ref, ParameterRef) else str(ref)
-                yield _Weight(name, size, size // int(str(type.shape[0])) if type.rank > 1 else size)
+                yield _Weight(name, size, size // int(str(type.shape[0])) if type.rank > 1 else size, element)
 
     def _stays(self, path: str, weight: _Weight) -> bool:
         """Whether a weight is kept on chip; a table that is only looked up never is."""
@@ -244,8 +246,7 @@ class _Group:
     def ran(self, path: str, given: Mapping[int, torch.Tensor], made: Sequence[torch.Tensor]) -> None:
         for weight in self._weights[path]:
             if isinstance(self._graph.nodes[path].op, Embedding):
-                rows = made[0].numel() // made[0].shape[-1]
-                self._loaded += rows * weight.portion
+                self._loaded += made[0].numel() * weight.element
             elif not self._stays(path, weight):
                 for _ in range(weight.bytes // weight.portion):
                     self._loaded += weight.portion

@@ -53,6 +53,10 @@ def compute(graph: Graph, value: Value, region: Region, fetch: Fetch) -> tuple[t
     """
     node = graph.nodes[value.node]
     types = graph.input_types(node)
+    type = node.types[value.index]
+    shape = [region[i][1] - region[i][0] if i in region else int(str(d)) for i, d in enumerate(type.shape)]
+    if 0 in shape:
+        return (torch.empty(shape, dtype=getattr(torch, DTYPES[type.dtype])),)
     if isinstance(node.op, Pooling) and any(axis >= 2 for axis in region):
         # Padding and partial windows are made by hand, along all axes or none.
         whole = {axis: (0, int(str(size))) for axis, size in enumerate(node.types[0].shape) if axis >= 2}
@@ -70,7 +74,6 @@ def compute(graph: Graph, value: Value, region: Region, fetch: Fetch) -> tuple[t
     if not region:
         return evaluate(node.op, tensors)
     result = cut(piece.made(tensors), {axis: span for axis, span in region.items() if found[axis] is None})
-    shape = [region[i][1] - region[i][0] if i in region else d for i, d in enumerate(node.types[value.index].shape)]
     if list(result.shape) != shape:
         raise AssertionError(f"{node.op.name} at %{node.path} made {list(result.shape)} where {shape} were asked for")
     return (result,)
@@ -221,7 +224,7 @@ def _transposed(piece: _Piece, tensors: Tensors) -> torch.Tensor:
         have = piece.asked[0][axis] if axis in piece.asked[0] else (0, x.shape[axis])
         have = have if have[0] < have[1] else ((start + before) // stride,) * 2
         low = min(have[0], (start + before) // stride)
-        high = max(have[1], -((reach - stop - before) // stride) + 1)
+        high = max(have[1], low + 1, -((reach - stop - before) // stride) + 1)
         amounts = [0, 0] * x.ndim
         at = 2 * (x.ndim - 1 - axis)
         amounts[at : at + 2] = have[0] - low, high - have[1]

@@ -6,32 +6,34 @@ nowhere.
 
 **Steps.** Lines of a value lie along one of its axes: rows of an image, tokens of a sequence. In each of `steps` steps
 a group makes an equal share of the lines of every value that leaves it, and of each other value the lines that its
-readers need for that (`stream.reads`), and none twice. Lines that are needed again stay: a convolution with kernel k,
-stride s and dilation d keeps (k − 1)·d + 1 − s of them between steps of one line, and a branch all those that its join
-waits for.
+readers need for that (`stream.reads`), in order, those that windows skip among them, and none twice. Lines that are
+needed again stay: a convolution with kernel k, stride s and dilation d keeps (k − 1)·d + 1 − s of them between steps of
+one line, and a branch all those that its join waits for.
 
 **Phases.** A node that needs all lines of a value (keys and values of attention; what a gate multiplies by the mean of
 everything) runs in a later phase than what makes it: the group goes through its steps once for each phase. A mean, sum
-or extremum over lines gathers them as they come, and holds only its result.
+or extremum over lines gathers them as they come, and holds only its result, from the first of them to the last.
 
 **Strips.** Lines are cut into `strips` equal parts, one after the other. What overlaps between strips (the halo of a
 convolution) is read, and computed, again. With `halo = "recompute"` steps begin afresh as well: the share of each step
 is a tile, and nothing is kept between tiles.
 
 **Within a step** nodes run one by one, in the order of the graph, each making all its lines of the step. A line of a
-group's input is loaded before its first reader runs; a line is freed after its last reader ran, and an element-wise
-node that is the last reader of an operand of its own size takes over its memory. Lines that leave are written as soon
-as they are made.
+group's input is loaded before its first reader runs; lines that nobody wants any more are freed when the last of their
+value's readers has had its turn, and an element-wise node that is the last reader of an operand of its own size takes
+over its memory. Lines that leave are written as soon as they are made.
 
 **Weights** are kept on chip from the first step to the last, and loaded once; or streamed, portion by portion, through
-a staging buffer as large as the largest portion, in each step in which their node makes anything.
+a staging buffer as large as the largest portion, in each step in which their node makes anything. Of a table that is
+looked up, what is looked up is read each time.
 
 **Batch.** Examples go through the group one after the other where no node looks across them; weights that are kept
 stay.
 
 Loading a line loads all of its elements, those between the columns that windows skip among them. Padding takes no
-memory. Address arithmetic, alignment, and the registers of the arithmetic units are not counted. Depth-first execution
-by lines and tiles with recomputed or cached halos are those of Mei et al., DeFiNES (HPCA 2023, section III).
+memory. Lines of one node take equal shares of its MACs. Address arithmetic, alignment, and the registers of the
+arithmetic units are not counted. Depth-first execution by lines and tiles with recomputed or cached halos are those of
+Mei et al., DeFiNES (HPCA 2023, section III).
 """
 
 from __future__ import annotations
@@ -284,6 +286,7 @@ def _cached(members: Members, axes: Mapping[Value, int | None], grid: Grid) -> d
     """No line is made twice: `last[value]` is the last line made by the end of each step."""
     import numpy as np
 
+    gathering = {edge.reader for edge in members.gathered}
     last: dict[Value, Any] = {}
     first: dict[Value, int] = {}
     waiting: dict[Value, Any] = {}
@@ -306,6 +309,8 @@ def _cached(members: Members, axes: Mapping[Value, int | None], grid: Grid) -> d
             oldest = np.minimum(oldest, np.where(start <= end, low, size))
             if end >= first[reader]:
                 begin = min(begin, int(_reach(path, size, first[reader], first[reader])[0]))
+        if value.node in gathering:  # what gathers lines stays until it has all
+            oldest = np.where(grid.place < (members.even[value] + 1) * grid.count, 0, oldest)
         need = np.maximum(need, begin - 1)
         waiting[value] = oldest
         # A node of several outputs makes them all as soon as one is needed; its first output is seen last.
@@ -375,6 +380,8 @@ class Table:
     inputs: Any
     outputs: int
     macs: Any
+    rows: Any
+    """Bytes of tables that are looked up."""
     loads: Mapping[str, Any]
     """How often a streamed weight of a node is loaded."""
 
@@ -388,19 +395,22 @@ def tabulate(members: Members, steps: Sequence[int], strips: Sequence[int] = (1,
     widths = {v: found.new for v, found in flow(members, members.columns, across, "recompute").items()}
     units = {v: _unit(members, v) for v in (*members.made, *members.inputs)}
     shape = len(strips), len(steps)
-    inputs, macs = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    inputs, macs, rows = (np.zeros(shape, np.int64) for _ in range(3))
     for value in members.inputs:
         inputs += units[value] * np.outer(across.sum(widths[value]), along.sum(lines[value].new)) * members.batch
     loads: dict[str, Any] = {}
     for path in members.order:
         value = Value(path)
         loads[path] = np.outer(across.sum(widths[value] > 0), along.sum(lines[value].new > 0)) * members.batch
-        each = _macs(members, path)
-        if each:
-            macs += each * np.outer(across.sum(widths[value]), along.sum(lines[value].new)) * members.batch
+        area = np.outer(across.sum(widths[value]), along.sum(lines[value].new))
+        whole = members.size(value, members.rows) * members.size(value, members.columns)
+        macs += _macs(members, path) * area // whole
+        for weight in members.weights[path]:
+            if weight.looked_up:
+                rows += weight.bytes * area // whole
     peak = _peak(members, lines, widths, units, across, along)
     outputs = sum(members.workload.bytes(members.workload.type(v)) for v in members.leaving)
-    return Table(tuple(strips), tuple(steps), halo, peak, inputs, outputs, macs, loads)
+    return Table(tuple(strips), tuple(steps), halo, peak, inputs, outputs, macs, rows, loads)
 
 
 def _unit(members: Members, value: Value) -> int:
@@ -410,12 +420,10 @@ def _unit(members: Members, value: Value) -> int:
 
 
 def _macs(members: Members, path: str) -> int:
-    """MACs of one line of one column of one example of a node."""
+    """MACs of a node; each line of a column has an equal share of them."""
     graph = members.workload.graph
     node = graph.nodes[path]
-    value = Value(path)
-    macs = int(str(node.op.cost(graph.input_types(node), node.types).macs))
-    return macs // (members.batch * members.size(value, members.rows) * members.size(value, members.columns))
+    return int(str(node.op.cost(graph.input_types(node), node.types).macs))
 
 
 def _peak(
@@ -451,6 +459,8 @@ def _peak(
     for event in events(members):
         for value in event.loaded:
             total = total + area(value, lines[value].new)
+        if event.replaced:
+            peak = np.maximum(peak, total)
         for value in event.replaced:
             total = total - freed(value)
         for value in event.made:
@@ -530,10 +540,10 @@ def fitted(members: Members, table: Table, buffer: int | None, below: float = in
     """The choice of a table that moves the fewest bytes within a buffer, and fewer than `below`; of several, the one
     that needs least of it."""
     best: Cost | None = None
-    once = sum({w.name: w.bytes for weights in members.weights.values() for w in weights}.values()) + table.outputs
+    once = _once(members, table)
     for i, strips in enumerate(table.strips):
         for j, steps in enumerate(table.steps):
-            least = once + int(table.inputs[i, j])
+            least = once + int(table.rows[i, j]) + int(table.inputs[i, j])
             if least >= below or (best is not None and least > best.usage.dram):
                 continue
             cost = _with_weights(members, table, i, j, buffer)
@@ -545,37 +555,59 @@ def fitted(members: Members, table: Table, buffer: int | None, below: float = in
     return best
 
 
+def _once(members: Members, table: Table) -> int:
+    """Bytes of outputs, and of weights where each is loaded once; without tables that are looked up."""
+    read = {w.name: w.bytes for weights in members.weights.values() for w in weights if not w.looked_up}
+    return sum(read.values()) + table.outputs
+
+
 def _with_weights(
     members: Members, table: Table, i: int, j: int, buffer: int | None
 ) -> tuple[frozenset[str], Usage] | None:
     """Which weights to keep, most often loaded first, and what all of it costs; None where it does not fit."""
-    loads: dict[str, int] = {}
-    found: dict[str, Weight] = {}
-    for path, weights in members.weights.items():
-        for weight in weights:
-            found[weight.name] = weight
-            loads[weight.name] = loads.get(weight.name, 0) + int(table.loads[path][i, j])
+    found, loads = _loads(members, table, i, j)
     activations = int(table.peak[i, j])
     if buffer is not None and activations + _portion(members) > buffer:
         return None
     kept: set[str] = set()
     held = 0
+    row = _row(members)
     staged = sorted(found, key=lambda n: -found[n].portion)  # the first that is not kept fills the staging buffer
     for name in sorted(found, key=lambda n: (-loads[n], found[n].bytes)):
         weight = found[name]
-        if weight.looked_up or not (loads[name] > 1 or weight.portion == weight.bytes):
+        if not (loads[name] > 1 or weight.portion == weight.bytes):
             continue
         while staged[0] in kept:
             staged.pop(0)
         largest = next((n for n in staged if n != name and n not in kept), None)
-        used = activations + held + weight.bytes + (0 if largest is None else found[largest].portion)
+        used = activations + held + weight.bytes + max(row, 0 if largest is None else found[largest].portion)
         if buffer is None or used <= buffer:
             kept.add(name)
             held += weight.bytes
-    used = _occupied(activations, found, kept)
-    moved = sum(w.bytes * (1 if n in kept or w.looked_up else loads[n]) for n, w in found.items())
-    usage = Usage(used, int(table.inputs[i, j]), table.outputs, moved, int(table.macs[i, j]))
-    return frozenset(kept), usage
+    return frozenset(kept), _usage(members, table, i, j, kept)
+
+
+def _loads(members: Members, table: Table, i: int, j: int) -> tuple[dict[str, Weight], dict[str, int]]:
+    """Weights by name, and how often each is loaded where it is streamed; without tables that are looked up."""
+    found: dict[str, Weight] = {}
+    loads: dict[str, int] = {}
+    for path, weights in members.weights.items():
+        for weight in weights:
+            if not weight.looked_up:
+                found[weight.name] = weight
+                loads[weight.name] = loads.get(weight.name, 0) + int(table.loads[path][i, j])
+    return found, loads
+
+
+def _usage(members: Members, table: Table, i: int, j: int, kept: Collection[str]) -> Usage:
+    """What a choice of a table costs with these weights kept: on chip are activations, the weights that are kept, and
+    the largest portion of those that are not."""
+    found, loads = _loads(members, table, i, j)
+    held = sum(weight.bytes for name, weight in found.items() if name in kept)
+    staged = max((weight.portion for name, weight in found.items() if name not in kept), default=0)
+    used = int(table.peak[i, j]) + held + max(staged, _row(members))
+    moved = sum(weight.bytes * (1 if name in kept else loads[name]) for name, weight in found.items())
+    return Usage(used, int(table.inputs[i, j]), table.outputs, moved + int(table.rows[i, j]), int(table.macs[i, j]))
 
 
 def _portion(members: Members) -> int:
@@ -584,37 +616,32 @@ def _portion(members: Members) -> int:
     return max((w.portion for weights in members.weights.values() for w in weights), default=0)
 
 
-def _occupied(activations: int, weights: Mapping[str, Weight], kept: Collection[str]) -> int:
-    """Bytes on chip: activations, the weights that are kept, and the largest portion of those that are not."""
-    staged = max((w.portion for n, w in weights.items() if n not in kept), default=0)
-    return activations + sum(weights[n].bytes for n in kept) + staged
+def _row(members: Members) -> int:
+    """The largest row of a table that is looked up."""
+    return max((w.portion for weights in members.weights.values() for w in weights if w.looked_up), default=0)
 
 
 def cheapest(workload: Workload, nodes: Collection[str], buffer: int | None, below: float = inf) -> Cost | None:
     """The schedule of a group that moves the fewest bytes within a buffer; None where none fits, or none moves fewer
     than `below`.
 
-    Strips are tried only where whole lines do not fit.
+    Strips are tried where whole lines do not fit, or move more than inputs, outputs and weights once: where lines are
+    wide, steps through parts of them may let weights stay.
     """
     members = Members(workload, nodes)
     table = tabulate(members, choices(members))
     best = fitted(members, table, buffer, below)
-    if best is not None or buffer is None or int(table.peak.min()) + _portion(members) <= buffer:
-        return best
     strips = cuts(members)
-    return fitted(members, tabulate(members, choices(members), strips), buffer, below) if strips else None
+    if not strips or (
+        best is not None and best.usage.dram <= _once(members, table) + int((table.inputs + table.rows).min())
+    ):
+        return best
+    below = below if best is None else best.usage.dram
+    return fitted(members, tabulate(members, choices(members), strips), buffer, below) or best
 
 
 def price(workload: Workload, nodes: Collection[str], schedule: Schedule) -> Usage:
     """What one schedule costs."""
     members = Members(workload, nodes)
     table = tabulate(members, (schedule.steps,), (schedule.strips,), schedule.halo)
-    loads: dict[str, int] = {}
-    found: dict[str, Weight] = {}
-    for path, weights in members.weights.items():
-        for weight in weights:
-            found[weight.name] = weight
-            loads[weight.name] = loads.get(weight.name, 0) + int(table.loads[path][0, 0])
-    moved = sum(w.bytes * (1 if n in schedule.resident or w.looked_up else loads[n]) for n, w in found.items())
-    used = _occupied(int(table.peak[0, 0]), found, schedule.resident & found.keys())
-    return Usage(used, int(table.inputs[0, 0]), table.outputs, moved, int(table.macs[0, 0]))
+    return _usage(members, table, 0, 0, schedule.resident)

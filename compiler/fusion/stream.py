@@ -7,9 +7,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from ..axes.pattern import labels, read
+from ..operators.attention import ScaledDotProductAttention
 from ..operators.convolution import Convolution, Transposed
 from ..operators.indexing import Pad
 from ..operators.layout import Slice, Split
+from ..operators.linear import Einsum
 from ..operators.operator import Operator
 from ..operators.pooling import Pooling
 from ..operators.resampling import Interpolate, PixelShuffle, PixelUnshuffle
@@ -168,6 +170,16 @@ def _unshuffle(op: PixelUnshuffle, inputs: Any, types: Any, output: int, axis: i
     return (Read(axis, Window(op.downscale_factor, 0, op.downscale_factor - 1)),)
 
 
+def _attention(op: ScaledDotProductAttention, inputs: Any, types: Any, output: int, axis: int) -> Any:
+    """Features of the values alone would take all scores each time."""
+    return None if axis == 3 else NotImplemented
+
+
+def _einsum(op: Einsum, inputs: Any, types: Any, output: int, axis: int) -> Any:
+    """Of several products, the first would be computed for each line again."""
+    return None if len(inputs) > 2 else NotImplemented
+
+
 _RULES: dict[type[Operator], Callable[..., Any]] = {
     Convolution: _convolution,
     Transposed: _transposed,
@@ -178,5 +190,7 @@ _RULES: dict[type[Operator], Callable[..., Any]] = {
     Split: _split,
     PixelShuffle: _shuffle,
     PixelUnshuffle: _unshuffle,
+    ScaledDotProductAttention: _attention,
+    Einsum: _einsum,
 }
 """Rules of operators whose lines are not made each of the one at its place; NotImplemented where an axis is no such."""
