@@ -49,6 +49,8 @@ WINDOWED = frozenset(
 LAYOUTS = ("auto",)
 PLANNER = "intervals"
 """The planner where none is named."""
+RACED = ("pattern", "layers")
+"""Planners whose groups are the kernels that measurements join; the first where none is named."""
 
 
 # ------------------------------------------------------------------------------------------------------- patterns
@@ -354,7 +356,14 @@ class _Reader:
     def _auto(self, c: t.FuseAuto) -> AutoLine:
         words = {a.name.text: a for a in c.arguments if a.name is not None and a.name.text in ("minimize", "planner")}
         minimize = self._word(words.get("minimize"), get_args(Minimize), "dram", "auto minimizes")
-        planner = self._word(words.get("planner"), tuple(self._known.planners), PLANNER, "the planner is")
+        raced = minimize == "latency" and getattr(self._values.get("target"), "compiles", False)
+        planner = self._word(
+            words.get("planner"), tuple(self._known.planners), RACED[0] if raced else PLANNER, "the planner is"
+        )
+        if raced and planner not in RACED:
+            message = "what is joined for latency is measured, and no planner chooses it"
+            notes = (f"the kernels to begin with are those of the planner {' or '.join(RACED)}",)
+            _refuse(message, words["planner"].span, notes, "fuse auto(minimize = latency)")
         rest = [a for a in c.arguments if a not in words.values()]
         for argument in rest:
             if argument.name is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +19,9 @@ from netc.compiler.format import format_text
 from netc.compiler.fusion.decide import Decision, decide
 from netc.compiler.fusion.planner import PLANNERS
 from netc.compiler.fusion.prepare import prepared, traced
-from netc.compiler.fusion.require import broken, counted, open_limits
+from netc.compiler.fusion.require import broken, known, open_limits
 from netc.compiler.fusion.resolve import by_pattern, interrupted
+from netc.compiler.fusion.summarise import summarise
 from netc.compiler.fusion.work import Work
 from netc.compiler.measure import measure
 from netc.compiler.plan import AutoLine, Chain, Either, GroupLine, Maybe, Operation, Pattern, PatternLine, Plan, Repeat
@@ -481,13 +483,14 @@ def test_the_graph_of_a_plan_computes_the_same() -> None:
 
 def test_requirements() -> None:
     decision = decided("batch 1\nrequire parameters <= 1, macs <= 1 G, latency <= 1 ms")
-    facts = counted(decision.graph)
+    facts = known(summarise(decision), decision.graph)
     (found,) = broken(decision.plan, facts)
     assert found.span is not None
     assert found.span.text == "parameters <= 1"
     assert "parameters <= 1, but it is" in found.message
     assert f"{facts['parameters']:,}" in found.message
-    assert open_limits(decision.plan, facts) == ["latency"]
+    assert facts["latency"] > 0  # by the rates of the accelerator
+    assert open_limits(decision.plan, {"parameters": 1, "macs": 1}) == ["latency"]
     assert [d.code for d in broken(decision.plan, {"latency": float("nan")})] == ["requirement"]
 
 
@@ -540,10 +543,14 @@ plan half for net on here {{
 def test_plan_prints_groups(spec: Path) -> None:
     found = run("plan", f"{spec}:chip")
     assert found.exit_code == 0, found.output
-    assert "stem          the plan  conv1, bn1" in found.output
-    assert "latency: not known of accelerator" in found.output
+    assert "conv2d batch_norm" in found.output
+    assert "conv1, bn1" in run("plan", f"{spec}:chip", "--paths").output
+    assert re.search(r"latency: \S+ ms, of 1e\+03 ms at most", found.output)
     data = json.loads(run("plan", f"{spec}:chip", "--format", "json").stdout)
-    assert data["groups"][0] == {"name": "stem", "maker": "the plan", "nodes": ["conv1", "bn1"]}
+    stem = data["groups"][0]
+    assert (stem["name"], stem["maker"], stem["nodes"]) == ("stem", "the plan", ["conv1", "bn1"])
+    assert stem["dram"] < stem["dram_before"]
+    assert data["facts"]["dram"] == sum(group["dram"] for group in data["groups"]) == data["dram"]
 
 
 def test_a_pattern_that_nothing_meets_is_told(spec: Path) -> None:

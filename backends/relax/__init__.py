@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from .build import compile as compile
     from .build import prepare as prepare
     from .build import probe as probe
+    from .contest import contest as contest
+    from .machine import machine as machine
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +23,12 @@ def __getattr__(name: str) -> Any:
         from . import build
 
         return getattr(build, name)
+    if name == "contest":
+        from .contest import contest
+
+        return contest
+    if name == "machine":
+        from .machine import machine
+
+        return machine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,8 @@ from ...compiler.fusion.group import Group
 from ...compiler.fusion.isolate import isolate
 from ...compiler.fusion.race import Timing
 from ...compiler.fusion.workload import Workload
-from .artifact import kept
+from ...compiler.graph import Graph
+from .artifact import Array, kept
 from .build import build, probe
 from .machine import Machine
 from .untyped import tvm
@@ -50,7 +51,7 @@ def contest(
     """
     graph = isolate(workload, group.nodes)
     arrays = probe({name: node.types[0] for name, node in graph.inputs.items()}, seed)
-    runs = [_run(build(graph, machine, seed, chosen), arrays) for chosen in ([group], list(parts))]
+    runs = [runner(graph, chosen, machine, arrays, seed) for chosen in ([group], parts)]
     counts = [_repetitions(run) for run in runs]
     taken: list[list[float]] = [[], []]
     for _ in range(turns):
@@ -59,7 +60,11 @@ def contest(
     return Contest(group, tuple(parts), tuple(taken[0]), tuple(taken[1]), machine.threads)
 
 
-def _run(built: Any, arrays: Sequence[Any]) -> Callable[[], Any]:
+def runner(
+    graph: Graph, groups: Sequence[Group], machine: Machine, arrays: Sequence[Array], seed: int = 0
+) -> Callable[[], Any]:
+    """A model compiled in memory, a kernel for each group; each call runs it on the same arrays."""
+    built = build(graph, machine, seed, groups)
     call = tvm.runtime.vm.VirtualMachine(built.executable, tvm.cpu())["main"]
     given = [*map(kept, arrays), *map(kept, built.constants.values())]
     return lambda: call(*given)

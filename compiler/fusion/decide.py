@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..backend import backend
 from ..diagnostic import Diagnostic, Label, NetcError
 from ..graph import Graph
 from ..plan import AutoLine, GroupLine, PatternLine, Plan
@@ -13,10 +14,11 @@ from ..target import CUDA, LLVM
 from .group import Group
 from .legality import Legality
 from .lowering import Refusal, kernel
-from .partition import Task
+from .partition import Partition, Task
 from .planner import PLANNERS
+from .race import Measure, Timing, race
 from .resolve import by_path, by_pattern
-from .summary import Machine
+from .summary import Machine, Measured
 from .workload import Workload
 
 
@@ -24,15 +26,22 @@ from .workload import Workload
 class Decision:
     """The groups of a plan, a partition of the working nodes of `graph`, in the order of their first nodes.
 
-    `makers` says of each group by name which line or planner made it. `facts` are numbers by the names of `require`
-    that the memory model knows without running anything.
+    `makers` says of each group by name which line or planner made it. `bound` are bytes to and from DRAM that a planner
+    proved that no groups of these nodes move less than, the planner's part and the other groups together; None where
+    none did. `measured` are the kernels that were run to find out whether to join them.
     """
 
     plan: Plan
-    graph: Graph
+    workload: Workload
     groups: tuple[Group, ...]
     makers: dict[str, str]
-    facts: dict[str, float] = field(default_factory=dict[str, float])
+    partition: Partition | None = None
+    """What a planner made of the nodes that no line names."""
+    measured: tuple[Measured, ...] = ()
+
+    @property
+    def graph(self) -> Graph:
+        return self.workload.graph
 
 
 @dataclass
@@ -85,19 +94,46 @@ def decide(plan: Plan, graph: Graph) -> Decision:
     work = lines.legality.workload.work
     taken = {path for group in lines.groups for path in group.nodes}
     free = tuple(path for path in work.nodes if path not in taken)
+    found: Partition | None = None
+    measured: list[Measured] = []
     if lines.auto is None:
         lines.take([Group(path, (path,)) for path in free], "layers")
     elif free:
-        found = PLANNERS[lines.auto.planner].run(_task(plan, graph, free, lines.groups), **lines.auto.options)
-        lines.take([Group(part.nodes[0], part.nodes, lines.auto.span) for part in found.parts], lines.auto.planner)
+        task = _task(plan, lines.legality.workload, free, lines.groups)
+        found = PLANNERS[lines.auto.planner].run(task, **lines.auto.options)
+        parts, maker = [part.nodes for part in found.parts], lines.auto.planner
+        if lines.auto.minimize == "latency" and plan.target.compiles:
+            joined, measured = race(task, [task.mask(nodes) for nodes in parts], _measure(plan, task, lines.auto))
+            faster = {one.group.nodes for one in measured if one.chosen}
+            parts, found = [task.members(mask) for mask in joined], None
+            lines.take([Group(nodes[0], nodes, lines.auto.span) for nodes in parts if nodes in faster], "measured")
+            parts = [nodes for nodes in parts if nodes not in faster]
+        lines.take([Group(nodes[0], nodes, lines.auto.span) for nodes in parts], maker)
     number = {path: i for i, path in enumerate(work.nodes)}
     ordered = sorted(lines.groups, key=lambda group: number[group.nodes[0]])
-    return Decision(plan, graph, tuple(ordered), lines.makers)
+    return Decision(plan, lines.legality.workload, tuple(ordered), lines.makers, found, tuple(measured))
 
 
-def _task(plan: Plan, graph: Graph, free: Sequence[str], fixed: Sequence[Group]) -> Task:
+def _measure(plan: Plan, task: Task, line: AutoLine) -> Measure:
+    """How long kernels take on the plan's target.
+
+    Raises:
+        NetcError: where that is another machine.
+    """
+    tvm = backend("tvm")
+    machine = tvm.machine(plan.target)
+    if not machine.native:
+        message = f"latency is measured, and code for {plan.target_name} does not run on this machine"
+        raise NetcError([Diagnostic("plan", message, (Label(line.span),), fix="fuse auto(minimize = dram)")])
+
+    def measure(group: Group, parts: Sequence[Group]) -> Timing:
+        return tvm.contest(task.workload, group, parts, machine).timing
+
+    return measure
+
+
+def _task(plan: Plan, workload: Workload, free: Sequence[str], fixed: Sequence[Group]) -> Task:
     """What a planner is asked. On a processor every group needs a kernel."""
-    workload = Workload(graph, plan.dtype)
 
     def has_kernel(nodes: frozenset[str]) -> bool:
         return not isinstance(kernel(workload, nodes), Refusal)

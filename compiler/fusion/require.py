@@ -9,12 +9,23 @@ from ..diagnostic import Diagnostic, Label
 from ..graph import Graph
 from ..plan import LIMITS, Plan
 from ..types import Dim
+from .summary import Summary
 
 
-def counted(graph: Graph) -> dict[str, float]:
-    """Parameters and multiply-accumulates of a prepared graph, without those that are computed at compile time."""
+def known(summary: Summary, graph: Graph) -> dict[str, float]:
+    """Numbers by the names of limits that follow without running anything: parameters and multiply-accumulates of a
+    prepared graph, without those that are computed at compile time; and what the memory model says, where the target
+    has a buffer."""
     report = cost(graph)
-    return {"parameters": _number(report.parameters), "macs": _number(report.macs) - _number(report.folded)}
+    found: dict[str, float] = {
+        "parameters": _number(report.parameters),
+        "macs": _number(report.macs) - _number(report.folded),
+    }
+    if summary.machine.buffer is not None and summary.after is not None:
+        found |= {"dram": summary.after, "buffer": summary.buffer}
+    if summary.seconds is not None:
+        found["latency"] = summary.seconds
+    return found
 
 
 def _number(dim: Dim) -> int:

@@ -49,6 +49,10 @@ class Measured:
     chosen: bool
     reason: str
 
+    def __str__(self) -> str:
+        first, last = self.group.nodes[0], self.group.nodes[-1]
+        return f"{first} … {last}: {self.fused:.3f} ms as one kernel, {self.unfused:.3f} ms apart: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -140,6 +144,15 @@ class Summary:
         return max((s.cost.usage.buffer for s in self.shares if s.cost is not None), default=0)
 
     @property
+    def seconds(self) -> float | None:
+        """The least time of one run on a machine whose memory and arithmetic work at once, group after group; None
+        where nothing is known of it."""
+        times = [
+            None if s.cost is None else self.machine.seconds(s.cost.usage.macs, s.cost.usage.dram) for s in self.shares
+        ]
+        return None if None in times else sum(t for t in times if t is not None)
+
+    @property
     def gap(self) -> float | None:
         """How far above the bound, as a part of it."""
         return None if not self.bound or self.after is None else self.after / self.bound - 1
@@ -155,6 +168,7 @@ class Summary:
             "dram": self.after,
             "bound": self.bound,
             "gap": self.gap,
+            "seconds": self.seconds,
             "buffer": self.buffer,
             "macs": sum(s.macs for s in self.shares),
             "groups": [s.data() for s in self.shares],

@@ -34,6 +34,7 @@ from .command import (
     opened,
     reporting,
     show,
+    sized,
     traced,
     usage,
 )
@@ -210,7 +211,7 @@ def _print_costs(report: Report, depth: int) -> None:
     for row in report.table(depth):
         table.add_row(
             row.path or report.model, row.kind, str(row.nodes), _counted(row.parameters), _counted(row.macs),
-            _counted(row.other), _sized(row.activations), _sized(row.peak),
+            _counted(row.other), sized(row.activations), sized(row.peak),
         )  # fmt: skip
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     console.print(table)
@@ -222,18 +223,6 @@ def _print_costs(report: Report, depth: int) -> None:
 
 def _counted(count: Any) -> str:
     return f"{count:,}" if isinstance(count, int) else str(count)
-
-
-def _sized(count: Any) -> str:
-    """Bytes with an IEC suffix; symbolic ones as they are."""
-    if not isinstance(count, int):
-        return f"{count} B"
-    size = float(count)
-    for suffix in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {suffix}" if suffix == "B" else f"{size:.2f} {suffix}"
-        size /= 1024
-    return f"{size:.2f} GiB"
 
 
 @app.command()
@@ -342,7 +331,7 @@ def compile_model(
         artifact = tvm.compile(trace.final, described, output, passes=[s.data() for s in stages], **options)
         manifest = json.loads((output / "manifest.json").read_text())
         size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
-        print(f"{made.name} for {described}: {len(manifest['kernels'])} kernels, {_sized(size)} in {output}")
+        print(f"{made.name} for {described}: {len(manifest['kernels'])} kernels, {sized(size)} in {output}")
         if manifest["difference"] is not None:
             difference = manifest["difference"]
             print(

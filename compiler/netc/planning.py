@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import AllowOption, Format, FormatOption, opened, reporting, show, through
+from .command import AllowOption, Format, FormatOption, opened, reporting, show, sized, through
 from .compiler.diagnostic import Diagnostic, Label, NetcError
 
 if TYPE_CHECKING:
     from .compiler.fusion.decide import Decision
+    from .compiler.fusion.summary import Summary
     from .compiler.plan import Plan
     from .compiler.program import Program
 
@@ -25,16 +28,21 @@ TOLERANCE = 1e-3
 @app.command("plan")
 def show_plan(
     plan: Annotated[str, typer.Argument(metavar="FILE[:PLAN]", help="A .net file and one of its plans.")],
+    paths: Annotated[bool, typer.Option("--paths", help="Name the nodes of each group.")] = False,
     form: FormatOption = Format.text,
     allow: AllowOption = None,
 ) -> None:
-    """Say into which groups a plan puts the nodes of its model, and whether it keeps within its limits.
+    """Say into which groups a plan puts the nodes of its model, what they hold on chip and move to and from DRAM beside
+    the same nodes layer by layer, and whether the plan keeps within its limits.
+
+    `auto(minimize = latency)` runs kernels on this machine, one and several for the same nodes in turns.
 
     Exit code 1 where a limit that can be known without running the model does not hold.
     """
     from .compiler.fusion.decide import decide
     from .compiler.fusion.prepare import prepared
-    from .compiler.fusion.require import broken, counted
+    from .compiler.fusion.require import broken, known
+    from .compiler.fusion.summarise import summarise
 
     with reporting(form):
         program, name = opened(plan, (), allow)
@@ -43,12 +51,14 @@ def show_plan(
         show([d for d in program.diagnostics if d.severity == "warning"], Format.text)
         decision = decide(wanted, prepared(wanted, through(made, wanted.passes()).final))
         show(_idle(decision), Format.text)
-        facts = {**counted(decision.graph), **decision.facts}
+        summary = summarise(decision)
+        facts = known(summary, decision.graph)
         problems = list(broken(wanted, facts))
         if form == Format.json:
-            print(json.dumps({**_data(decision, facts), "diagnostics": [d.data() for d in problems]}, indent=2))
+            told = {**summary.data(), "model": wanted.model, "facts": facts}
+            print(json.dumps({**told, "diagnostics": [d.data() for d in problems]}, indent=2))
         else:
-            _print(decision, facts)
+            _print(decision, summary, facts, paths)
             show(problems, form)
         if problems:
             raise typer.Exit(1)
@@ -80,23 +90,18 @@ def _idle(decision: Decision) -> list[Diagnostic]:
     ]
 
 
-def _data(decision: Decision, facts: dict[str, float]) -> dict[str, Any]:
-    plan = decision.plan
-    groups = [{"name": g.name, "maker": decision.makers[g.name], "nodes": list(g.nodes)} for g in decision.groups]
-    return {"plan": plan.name, "model": plan.model, "target": plan.target.data(), "groups": groups, "facts": facts}
-
-
-def _print(decision: Decision, facts: dict[str, float]) -> None:
+def _print(decision: Decision, summary: Summary, facts: dict[str, float], paths: bool) -> None:
     from .compiler.fusion.require import open_limits, shown
 
     plan, groups = decision.plan, decision.groups
     print(f"{plan.name}: {plan.model} on {plan.target_name} = {plan.target}")
     print(f"passes: {', '.join(str(step) for step in plan.passes())}")
     print(f"{sum(len(g.nodes) for g in groups)} nodes in {len(groups)} groups")
-    width = max((len(g.name) for g in groups), default=0)
-    by = max((len(maker) for maker in decision.makers.values()), default=0)
-    for group in groups:
-        print(f"  {group.name:<{width}}  {decision.makers[group.name]:<{by}}  {', '.join(group.nodes)}")
+    _print_groups(decision, summary, paths)
+    for line in _totals(summary):
+        print(line)
+    for one in decision.measured:
+        print(f"{'joined' if one.chosen else 'apart'}: {one}")
     for requirement in plan.requirements:
         if requirement.name in facts:
             found = shown(requirement.name, facts[requirement.name])
@@ -108,6 +113,49 @@ def _print(decision: Decision, facts: dict[str, float]) -> None:
         print(f"{', '.join(left)}: not known of {plan.target.kind}")
 
 
+def _print_groups(decision: Decision, summary: Summary, paths: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("group", "by", "nodes", "on chip", "DRAM alone", "DRAM", "ops/byte", "how", "what"):
+        table.add_column(name, justify="left" if name in ("group", "by", "how", "what") else "right", no_wrap=True)
+    for share in summary.shares:
+        operators = [decision.graph.nodes[path].op.name for path in share.group.nodes]
+        what = ", ".join(share.group.nodes) if paths else shortened(operators)
+        cells = ["does not fit", "", "", ""]
+        if share.cost is not None:
+            usage = share.cost.usage
+            cells = [sized(usage.buffer), sized(usage.dram), f"{usage.intensity:.1f}", str(share.cost.schedule)]
+        on_chip, moved, intensity, how = cells
+        alone = "" if share.before is None else sized(share.before)
+        how = ", ".join(filter(None, (share.kernel, how)))
+        row = (share.group.name, share.maker, str(len(operators)), on_chip, alone, moved, intensity, how, what)
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def shortened(operators: Sequence[str], most: int = 6) -> str:
+    """`conv2d relu6 conv2d`, those beyond `most` as a count."""
+    rest = f" and {len(operators) - most} more" if len(operators) > most + 1 else ""
+    return " ".join(operators[: most if rest else None]) + rest
+
+
+def _totals(summary: Summary) -> Iterator[str]:
+    """What the whole plan holds and moves."""
+    if summary.machine.buffer is not None:
+        yield f"on chip: {sized(summary.buffer)} at most, of {sized(summary.machine.buffer)}"
+    if summary.after is not None and summary.machine.buffer is not None:
+        before = summary.before
+        saved = f", {sized(before)} layer by layer ({100 * (1 - summary.after / before):.0f} % less)" if before else ""
+        bound = f"; no plan moves less than {sized(summary.bound)}" if summary.bound else ""
+        gap = f" ({100 * summary.gap:.1f} % above it)" if summary.gap else ""
+        yield f"DRAM: {sized(summary.after)} in one run{saved}{bound}{gap}"
+    if summary.seconds is not None:
+        yield f"at least {1e3 * summary.seconds:.3g} ms"
+    yield from summary.notes
+
+
 def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compare: bool, verify: bool) -> None:
     """Compile a model as a plan says, and check what the plan requires of the artifact.
 
@@ -117,7 +165,8 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     from .compiler.backend import backend
     from .compiler.fusion.decide import decide
     from .compiler.fusion.prepare import prepared
-    from .compiler.fusion.require import broken, counted, open_limits
+    from .compiler.fusion.require import broken, known, open_limits
+    from .compiler.fusion.summarise import summarise
     from .compiler.passes.bind import bind
 
     if not plan.target.compiles:
@@ -141,7 +190,9 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     )  # fmt: skip
     manifest = json.loads((output / "manifest.json").read_text())
     print(f"{plan.name}: {plan.model} for {plan.target}: {len(manifest['kernels'])} kernels in {output}")
-    facts = {**counted(decision.graph), **decision.facts}
+    facts = known(summarise(decision), decision.graph)
+    for one in decision.measured:
+        print(f"{'joined' if one.chosen else 'apart'}: {one}")
     if manifest["difference"] is not None:
         facts["difference"] = manifest["difference"]["relative"]
         print(f"largest difference to PyTorch: {facts['difference']:.2e} relative")

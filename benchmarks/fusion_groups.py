@@ -1,0 +1,220 @@
+"""Groups as one kernel against the same nodes in our own best separate kernels, where what passes between exceeds L2.
+
+    python benchmarks/fusion_groups.py [--only inverted_residual …] [--turns 31] [--threads 2]
+
+Each chain is compiled twice through netc's TVM backend: as one kernel, and as a kernel for each layer with its bias and
+activation. Both run in this process in turns, A B A B, with the same inputs and threads. Printed are medians of wall
+time as a Markdown table, their ratio (below 1 the fused kernel is faster) with the quartiles of the ratio of each turn,
+the bytes of the values between the layers beside the L2 cache of one core, what the memory model says is moved to and
+from memory beyond L2 either way, and the largest difference between the outputs. Where the kernel counts cache misses
+for us (`perf`), so are those of a run: lines of 64 bytes that came from beyond L2.
+
+Kinds whose fused kernel is not faster are what `fuse auto(minimize = latency)` leaves apart: the last column is what it
+decides from this measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netc.compiler.graph import Graph
+
+COLUMNS = [
+    "chain",
+    "between",
+    "fused ms",
+    "unfused ms",
+    "fused / unfused",
+    "moved fused",
+    "moved unfused",
+    "difference",
+    "auto",
+]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A model that is one chain, and how its layers are called."""
+
+    kind: str
+    title: str
+    text: str
+
+
+CHAINS = [
+    Chain("depthwise_pointwise", "dw 3×3 (32) → pw 64, 112², batch 4", """
+model chain = Chain(64) (x: f32[4, 32, 112, 112])
+module Chain(c) (x) {
+    return x |> conv2d(32, 3, padding = 1, groups = 32) |> relu6 |> conv2d(c, 1) |> relu6
+}"""),
+    Chain("depthwise_pointwise", "dw 3×3 (128) → pw 128, 56², batch 4", """
+model chain = Chain(128) (x: f32[4, 128, 56, 56])
+module Chain(c) (x) {
+    return x |> conv2d(128, 3, padding = 1, groups = 128) |> relu6 |> conv2d(c, 1) |> relu6
+}"""),
+    Chain("inverted_residual", "pw 144 → dw 3×3 → pw 24 + x, 56², batch 4", """
+model chain = Chain() (x: f32[4, 24, 56, 56])
+module Chain() (x) {
+    y = x |> conv2d(144, 1) |> relu6 |> conv2d(144, 3, padding = 1, groups = 144) |> relu6 |> conv2d(24, 1)
+    return x + y
+}"""),
+    Chain("inverted_residual", "pw 96 → dw 3×3 s2 → pw 24, 112²", """
+model chain = Chain() (x: f32[1, 16, 112, 112])
+module Chain() (x) {
+    return x |> conv2d(96, 1) |> relu6 |> conv2d(96, 3, stride = 2, padding = 1, groups = 96) |> relu6 |> conv2d(24, 1)
+}"""),
+    Chain("conv_pointwise", "conv 3×3 (64 → 64) → pw 256, 56², batch 4", """
+model chain = Chain() (x: f32[4, 64, 56, 56])
+module Chain() (x) {
+    return x |> conv2d(64, 3, padding = 1) |> relu |> conv2d(256, 1) |> relu
+}"""),
+    Chain("conv_pointwise", "conv 3×3 (32 → 64) → pw 32, 112²", """
+model chain = Chain() (x: f32[1, 32, 112, 112])
+module Chain() (x) {
+    return x |> conv2d(64, 3, padding = 1) |> relu |> conv2d(32, 1) |> relu
+}"""),
+    Chain("feedforward", "768 → gelu(3072) → 768, 512 tokens", """
+model chain = Chain() (x: f32[1, 512, 768])
+module Chain() (x) {
+    return x |> linear(3072) |> gelu |> linear(768)
+}"""),
+    Chain("feedforward", "192 → gelu(768) → 192, 197 tokens, batch 4", """
+model chain = Chain() (x: f32[4, 197, 192])
+module Chain() (x) {
+    return x |> linear(768) |> gelu |> linear(192)
+}"""),
+    Chain("attention", "12 heads of 64, 512 tokens", """
+model chain = Chain() (q: f32[1, 12, 512, 64], k: f32[1, 12, 512, 64], v: f32[1, 12, 512, 64])
+module Chain() (q, k, v) {
+    return (q @ k.transpose(2, 3) * 0.125) |> softmax(dim = -1) |> matmul(v)
+}"""),
+    Chain("attention", "12 heads of 64, 1024 tokens", """
+model chain = Chain() (q: f32[1, 12, 1024, 64], k: f32[1, 12, 1024, 64], v: f32[1, 12, 1024, 64])
+module Chain() (q, k, v) {
+    return (q @ k.transpose(2, 3) * 0.125) |> softmax(dim = -1) |> matmul(v)
+}"""),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One chain measured. Seconds by turn, bytes, and the largest difference between both outputs."""
+
+    chain: Chain
+    between: int
+    fused: list[float]
+    unfused: list[float]
+    moved: tuple[int, int]
+    difference: float
+
+    def __str__(self) -> str:
+        from netc.compiler.fusion.race import MARGIN
+
+        ratios = [a / b for a, b in zip(self.fused, self.unfused, strict=True)]
+        low, _, high = quantiles(ratios, n=4)
+        ratio = median(self.fused) / median(self.unfused)
+        cells = [
+            f"{self.chain.kind}: {self.chain.title}",
+            f"{self.between / 2**20:.2f} MiB",
+            f"{1e3 * median(self.fused):.3f}",
+            f"{1e3 * median(self.unfused):.3f}",
+            f"{ratio:.2f} ({low:.2f}–{high:.2f})",
+            *(f"{moved / 2**20:.2f} MiB" for moved in self.moved),
+            f"{self.difference:.0e}",
+            "joined" if ratio < 1 - MARGIN else "apart",
+        ]
+        return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=sorted({c.kind for c in CHAINS}))
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--turns", type=int, default=31)
+    options = parser.parse_args()
+    os.environ["TVM_NUM_THREADS"] = str(options.threads)  # read once, when TVM is loaded
+    from netc.backends.relax.machine import host
+
+    machine = host(options.threads)
+    print(
+        f"Python {platform.python_version()}; {options.threads} threads, {options.turns} turns, L2 {machine.cache >> 10} KiB"
+    )
+    print(f"\n| {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * 7} --- |")
+    for chain in CHAINS:
+        if chain.kind in options.only:
+            print(measured(chain, machine, options.turns), flush=True)
+
+
+def measured(chain: Chain, machine: Any, turns: int) -> Row:
+    """A chain in turns, once as one kernel and once as several."""
+    import numpy as np
+    from netc.backends.relax.build import prepare, probe
+    from netc.backends.relax.contest import contest, runner
+    from netc.compiler.fusion.group import Group
+    from netc.compiler.fusion.isolate import isolate
+    from netc.compiler.fusion.workload import Workload
+
+    graph = optimised(chain.text)
+    workload = Workload(prepare(graph, {}))
+    nodes = tuple(workload.work.nodes)
+    parts = [Group(part[0], part) for part in layers(workload, nodes)]
+    whole = Group("chain", nodes)
+    found = contest(workload, whole, parts, machine, turns=turns)
+    alone = isolate(workload, nodes)
+    arrays = probe({name: node.types[0] for name, node in alone.inputs.items()})
+    one, several = (runner(alone, groups, machine, arrays)()[0].numpy() for groups in ([whole], parts))
+    difference = float(np.abs(one.astype(np.float64) - several).max())
+    return Row(
+        chain,
+        between(workload, parts),
+        list(found.fused),
+        list(found.unfused),
+        traffic(workload, nodes, parts, machine),
+        difference,
+    )
+
+
+def optimised(text: str) -> Graph:
+    from netc.compiler.library import level_steps
+    from netc.compiler.pipeline import run
+    from netc.compiler.program import read_source
+    from netc.compiler.source import Source
+
+    model = read_source(Source("chain.net", text + "\n")).model("chain")
+    return run(model.graph, level_steps(2, 0), facts=model.facts).final
+
+
+def layers(workload: Any, nodes: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Our own best separate kernels: each node that reduces with the element-wise ones around it, as TVM fuses."""
+    from netc.compiler.fusion.partition import Task
+    from netc.compiler.fusion.planner import PLANNERS
+
+    return [part.nodes for part in PLANNERS["pattern"].run(Task(workload)).parts]
+
+
+def between(workload: Any, parts: list[Any]) -> int:
+    """Bytes of what one layer hands to the next."""
+    from netc.compiler.fusion.memory import Members
+
+    made = [value for part in parts for value in Members(workload, part.nodes).leaving]
+    return sum(workload.bytes(workload.type(value)) for value in made if value not in workload.results)
+
+
+def traffic(workload: Any, nodes: tuple[str, ...], parts: list[Any], machine: Any) -> tuple[int, int]:
+    """Bytes to and from beyond L2 by the memory model: as one group, and layer by layer."""
+    from netc.compiler.fusion.memory import cheapest
+
+    costs = [cheapest(workload, group, machine.cache) for group in (nodes, *(part.nodes for part in parts))]
+    whole, *apart = (cost.usage.dram if cost is not None else 0 for cost in costs)
+    return whole, sum(apart)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
