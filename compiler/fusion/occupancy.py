@@ -52,11 +52,12 @@ def occupancy(workload: Workload, nodes: Collection[str], schedule: Schedule) ->
         if peak > best[0]:
             best = peak, moments
     weights = {w.name: w for of in members.weights.values() for w in of}
+    kept = {name for name in schedule.resident & weights.keys() if not weights[name].looked_up}
     return Occupancy(
         phases,
         {v: tuple(map(int, area)) for v, area in best[1].items() if area.any()},
-        sum(w.bytes for name, w in weights.items() if name in schedule.resident),
-        max((w.portion for name, w in weights.items() if name not in schedule.resident), default=0),
+        sum(w.bytes for name, w in weights.items() if name in kept),
+        max((w.portion for name, w in weights.items() if name not in kept), default=0),
     )
 
 
@@ -71,25 +72,32 @@ def _fullest(members: Members, lines: Mapping[Value, Lines], units: dict[Value, 
     import numpy as np
 
     now: dict[Value, Any] = {v: units[v] * found.carry for v, found in lines.items()}
-    total = sum(now.values(), np.zeros(len(along.place), np.int64))
+    total: Any = sum(now.values(), np.zeros(len(along.place), np.int64))
     most: Any = total
     found: dict[Value, Any] = dict(now)
 
-    def change(value: Value, by: Any) -> Any:
-        now[value] = now[value] + by
-        return by
+    def change(value: Value, by: Any) -> None:
+        nonlocal total
+        now[value], total = now[value] + by, total + by
 
-    for event in events(members):
-        for value in (*event.loaded, *event.made):
-            total = total + change(value, units[value] * lines[value].new)
-        for value in event.replaced:
-            total = total + change(value, -units[value] * _freed(lines[value], along))
+    def look() -> None:
+        nonlocal most, found
         fuller = total > most
         if fuller.any():
             most = np.maximum(most, total)
             found = {v: np.where(fuller, area, found[v]) for v, area in now.items()}
+
+    for event in events(members):
+        for value in event.loaded:
+            change(value, units[value] * lines[value].new)
+        look()
+        for value in event.replaced:
+            change(value, -units[value] * _freed(lines[value], along))
+        for value in event.made:
+            change(value, units[value] * lines[value].new)
+        look()
         for value in event.freed:
-            total = total + change(value, -units[value] * _freed(lines[value], along))
+            change(value, -units[value] * _freed(lines[value], along))
     return found
 
 
