@@ -21,10 +21,17 @@ from typing import Any
 
 import netc
 import pytest
+from netc.__main__ import app
 from netc.compiler.contract import Contract
 from netc.compiler.cost import cost
 from netc.compiler.diagnostic import NetcError
 from netc.compiler.dot import dot
+from netc.compiler.fusion.decide import decide
+from netc.compiler.fusion.group import Group
+from netc.compiler.fusion.prepare import prepared
+from netc.compiler.fusion.summarise import summarise
+from netc.compiler.fusion.summary import Machine, Measured, Summary, shares
+from netc.compiler.fusion.workload import Workload
 from netc.compiler.graph import Edit, Graph, Input, Node, Parameter, Ref, Scope, Value
 from netc.compiler.operators.activation import Relu, Tanh
 from netc.compiler.operators.arithmetic import Add, Mul, Rsqrt, Sub
@@ -36,8 +43,10 @@ from netc.compiler.operators.operator import Initialiser, Operator
 from netc.compiler.operators.stochastic import Dropout
 from netc.compiler.passes.register import PASSES, Pass
 from netc.compiler.pipeline import Measurement, Stage, Step, Trace, run
+from netc.compiler.program import read_source
 from netc.compiler.report.collect import collect
 from netc.compiler.report.html import page
+from netc.compiler.report.plan import plan_page
 from netc.compiler.report.small import small
 from netc.compiler.source import Source, Span
 from netc.compiler.types import DType, symbol, tensor
@@ -47,6 +56,7 @@ from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 SPECS = ROOT / "specs"
@@ -754,3 +764,224 @@ def test_groups_that_wait_for_each_other_are_drawn(driver: webdriver.Chrome, tmp
     assert overlaps(p) == []
     p.shot("1-open")
     assert p.complaints() == []
+
+
+# ------------------------------------------------------------------------------------------------------------ plans
+
+PLANNED = """
+target chip = accelerator(buffer = 256 KiB, dram = 8 GB/s, macs = 1 T)
+
+plan drawn for mobilenet_v2 on chip {
+    batch 1
+    apply fold, fold_constants
+    dtype i8
+    fuse group stem = ["stem.*", relu6, "blocks.0", "blocks.1.expand.*"]
+    fuse pattern conv2d |> relu6 |> conv2d |> relu6 |> conv2d |> add?
+    fuse auto(minimize = dram, planner = greedy)
+}
+"""
+
+
+def planned(text: str = PLANNED, measure: bool = False) -> tuple[Summary, Workload, Trace]:
+    """A plan of MobileNet-V2, decided; with two candidates as if they had been measured."""
+    source = (SPECS / "mobilenet_v2.net").read_text()
+    program = read_source(Source("planned.net", source + text))
+    plan = program.plan("drawn")
+    model = program.model(plan.model)
+    trace = run(model.graph, plan.passes(), facts=model.facts)
+    decision = decide(plan, prepared(plan, trace.final))
+    slow, fast = [g for g in decision.groups if len(g.nodes) > 1][:2]
+    measured = (
+        Measured(fast, 0.8, 1.2, True, "33 % less time"),
+        Measured(slow, 2.4, 1.9, False, "as one kernel it takes 26 % more time: the halo is computed again"),
+    )
+    return summarise(replace(decision, measured=measured if measure else ())), decision.workload, trace
+
+
+@pytest.fixture(scope="module")
+def edge() -> tuple[Summary, Workload, Trace]:
+    return planned(measure=True)
+
+
+def rows(page: Page, column: int) -> list[str]:
+    cells = f"#groups tbody td:nth-child({column})"
+    return page.run("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText.trim())", cells)
+
+
+def test_groups_stand_on_the_graph_in_a_table_and_under_the_roof(
+    driver: webdriver.Chrome, edge: tuple[Summary, Workload, Trace], tmp_path: Path
+) -> None:
+    summary, workload, trace = edge
+    p = Page(driver, plan_page(summary, workload, trace), tmp_path, "plan")
+    assert p.quick("open", driver.refresh)
+    assert p.said("#stages [aria-current] .name") == "prepared"
+    groups = summary.shares
+    assert rows(p, 1) == [str(i + 1) for i in range(len(groups))]
+    assert [name.split(" … ")[0] for name in rows(p, 2)] == [s.group.name for s in groups]
+    assert rows(p, 3) == [str(len(s.group.nodes)) for s in groups]
+    assert f"{(summary.before or 0) / 2**20:.1f}" in p.said("#plan-totals")
+    stem = next(i for i, s in enumerate(groups) if s.group.name == "stem")
+    assert p.said('[data-key="n:stem.conv"] .tag') == f"{stem + 1} stem"
+    several = {i for i, s in enumerate(groups) if len(s.group.nodes) > 1}
+    assert set(p.run("return [...document.querySelectorAll('.blob')].map(e => +e.dataset.blob)")) <= several
+    hover = p.run("""return document.querySelector('[data-key="n:stem.conv"] title').textContent""")
+    assert re.search(r"group \d+ stem: \d+ nodes\n[\d.]+\s*KiB on chip of 256\s*KiB · DRAM .*layer by layer", hover)
+    assert "operations per byte ·" in hover
+    solid = p.run("return [...document.querySelectorAll('#roofline .solid')].map(e => +e.dataset.group)")
+    assert sorted(solid) == [i for i, s in enumerate(groups) if s.macs]
+    hollow = p.run("return [...document.querySelectorAll('#roofline .hollow')].map(e => +e.dataset.group)")
+    assert set(hollow) == {i for i in several if groups[i].macs}
+    assert [e.text for e in p.all("#roofline .roofed")] == ["MACs 2 T operations/s", "DRAM 8 GB/s"]
+    p.find("#groups tbody tr:nth-child(2)").click()
+    assert driver.save_screenshot(str(SHOTS / "plan.png"))
+    assert p.complaints() == []
+
+
+def test_a_group_is_chosen_from_anywhere(
+    driver: webdriver.Chrome, edge: tuple[Summary, Workload, Trace], tmp_path: Path
+) -> None:
+    summary, workload, trace = edge
+    p = Page(driver, plan_page(summary, workload, trace), tmp_path, "plan-chosen")
+    chosen = "return [...document.querySelectorAll('tr.chosen, .blob.chosen, .solid.chosen')].map(e => e.tagName)"
+    stem = next(i for i, s in enumerate(summary.shares) if s.group.name == "stem")
+    number = str(stem + 1)
+    p.run(f"document.querySelector('#groups tr[data-group=\"{stem}\"]').click()")
+    assert p.said("#details h2").split() == [number, "stem"]
+    assert p.run(chosen) == ["g", "circle", "TR"]
+    share = summary.shares[stem]
+    assert {f"n:{path}" for path in share.group.nodes} <= set(p.drawn()), "what holds its nodes is opened"
+    assert [e.text for e in p.all("#details h3")][:2] == ["ON CHIP", "DRAM"]
+    assert p.all("#details .onchip .band")
+    assert "weights kept" in p.said("#details .bands")
+    assert p.said(".source mark").startswith("fuse group stem")
+    assert "steps" in p.said("#details .pairs")
+    assert overlaps(p) == []
+    p.shot("1-group")
+    driver.refresh()
+    assert p.said("#details h2").split() == [number, "stem"], "the address says what was looked at"
+    p.box("n:relu6").click()
+    assert p.said("#details h2").startswith("relu6")
+    assert p.run(chosen) == ["g", "circle", "TR"], "the group of a chosen node is lit too"
+    p.press(Keys.ESCAPE)
+    assert p.run(chosen) == []
+    last = len(summary.shares) - 1
+    click = "document.querySelector(arguments[0]).dispatchEvent(new Event('click', {bubbles: true}))"
+    p.run(click, f'#roofline .solid[data-group="{last}"]')
+    assert p.said("#details h2").split()[0] == str(last + 1)
+    p.run(click, '[data-key="n:relu6"] .tag')
+    assert p.said("#details h2").split() == [number, "stem"]
+    p.press("[")
+    assert (p.run(chosen), p.all(".tag"), p.all(".blob")) == ([], [], []), "groups are those of the last graph"
+    p.find("#groups tbody tr:nth-child(3)").click()
+    assert p.said("#stages [aria-current] .name") == "prepared"
+    assert p.said("#details h2").split()[0] == "3"
+    assert p.complaints() == []
+
+
+def test_the_table_sorts_by_every_column(
+    driver: webdriver.Chrome, edge: tuple[Summary, Workload, Trace], tmp_path: Path
+) -> None:
+    summary, workload, trace = edge
+    p = Page(driver, plan_page(summary, workload, trace), tmp_path, "plan-table")
+    moved = {str(i + 1): s.after or 0 for i, s in enumerate(summary.shares)}
+    heads = len(p.all("#groups thead button"))
+    for column in range(heads):
+        p.all("#groups thead button")[column].click()
+        once = rows(p, 1)
+        p.all("#groups thead button")[column].click()
+        assert sorted(once) == sorted(rows(p, 1))
+        assert once != rows(p, 1)
+    p.all("#groups thead button")[5].click()
+    order = [moved[i] for i in rows(p, 1)]
+    assert p.find("#groups th:nth-child(6)").get_attribute("aria-sort") == "descending"
+    assert order == sorted(order, reverse=True)
+    p.all("#groups thead button")[5].click()
+    assert [moved[i] for i in rows(p, 1)] == sorted(order)
+    told = [row.text for row in p.all("#measured tbody tr")]
+    assert "chosen 33 % less time" in told[0]
+    assert "not chosen as one kernel it takes 26 % more time" in told[1]
+    assert "1.50×" in told[0]
+    assert "0.79×" in told[1]
+    p.run("document.getElementById('measured').scrollIntoView()")
+    p.shot("1-measured")
+    assert p.requests()[1:] == [] or all(url.startswith("data:") for url in p.requests()[1:])
+    assert p.complaints() == []
+
+
+def test_labels_of_the_roofline_are_legible(
+    driver: webdriver.Chrome, edge: tuple[Summary, Workload, Trace], tmp_path: Path
+) -> None:
+    """No name of a group lies over another one, or leaves the drawing; the page scrolls nowhere sideways."""
+    summary, workload, trace = edge
+    p = Page(driver, plan_page(summary, workload, trace), tmp_path, "plan-labels")
+    found = p.run("""
+        const area = e => e.getBoundingClientRect();
+        const all = [...document.querySelectorAll("#roofline text.called")].map(area);
+        const frame = area(document.getElementById("roofline"));
+        const beside = (a, b) => a.right < b.left + 1 || b.right < a.left + 1;
+        const meet = (a, b) => !beside(a, b) && a.top < b.bottom - 4 && b.top < a.bottom - 4;
+        const over = all.flatMap((a, i) => all.slice(i + 1).filter(b => meet(a, b)).map(() => i));
+        const out = all.filter(a => a.left < frame.left || a.right > frame.right + 1 || a.top < frame.top);
+        return [all.length, over.length, out.length]""")
+    assert found[0] >= 3
+    assert found[1:] == [0, 0]
+    for width in (1600, 1300, 700):
+        driver.set_window_size(width, 1100)
+        try:
+            assert p.run("return document.documentElement.scrollWidth <= innerWidth")
+            p.shot(f"{width}")
+        finally:
+            driver.set_window_size(1600, 1100)
+    assert p.complaints() == []
+
+
+def test_without_bandwidth_there_is_no_roof_and_the_page_says_so(driver: webdriver.Chrome, tmp_path: Path) -> None:
+    text = re.sub(r"= accelerator.*", "= llvm(threads = 1, cache = 1 MiB)", PLANNED).replace("    dtype i8\n", "")
+    text = re.sub(r"    fuse (group|pattern).*\n", "", text)
+    summary, workload, trace = planned(text)
+    p = Page(driver, plan_page(summary, workload, trace), tmp_path, "plan-cpu")
+    assert p.all("#roofline .roof") == []
+    assert p.all("#roofline .solid")
+    assert "no bandwidth is known of the target" in p.said("#drawn figcaption")
+    assert [e.text for e in p.all("#roofline .axis")] == [
+        "operations per byte of DRAM traffic",
+        "operations of a group",
+    ]
+    kernels = [s.kernel.replace("_", " ") for s in summary.shares if s.kernel]
+    assert kernels
+    assert [k for k in rows(p, 3) if k] == kernels
+    p.shot("1-open")
+    assert p.complaints() == []
+
+
+def test_names_of_groups_break_nothing() -> None:
+    trace = hostile()
+    graph = trace.final
+    bound = PASSES["bind"].run(graph, values=(("N", 2),))
+    workload = Workload(bound)
+    nodes = tuple(workload.work.nodes)
+    group = Group(f"group {HOSTILE}", nodes)
+    parts = shares(workload, [group], None, makers={group.name: "the plan"}, kernels={group.name: HOSTILE})
+    measured = (Measured(group, 1.0, 2.0, False, HOSTILE),)
+    summary = Summary(HOSTILE, HOSTILE, Machine(None, 1e9), None, parts, None, measured, (HOSTILE,))
+    found = Elements(plan_page(summary, workload, trace))
+    assert found.open == []
+    assert found.tags.count("script") == 2
+    assert "img" not in found.tags
+
+
+def test_netc_report_writes_the_page_of_a_plan(tmp_path: Path) -> None:
+    file = tmp_path / "planned.net"
+    file.write_text((SPECS / "mobilenet_v2.net").read_text() + PLANNED)
+    out = tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["report", f"{file}:drawn", "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', out.read_text(), re.DOTALL)
+    assert found is not None
+    plan = json.loads(found[1])["plan"]
+    assert plan["plan"] == "drawn"
+    assert plan["dram"] < plan["dram_before"]
+    assert plan["buffer"] <= 2**18
+    refused = CliRunner().invoke(app, ["report", f"{file}:drawn", "-O2", "-o", str(out)])
+    assert refused.exit_code == 2
+    assert "the plan drawn says itself" in refused.output

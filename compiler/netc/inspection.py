@@ -25,6 +25,8 @@ from .command import (
     chosen_steps,
     opened,
     reporting,
+    show,
+    through,
     traced,
     usage,
 )
@@ -263,7 +265,9 @@ def bisect(
 
 @app.command()
 def report(
-    model: ModelArgument,
+    model: Annotated[
+        str, typer.Argument(metavar="FILE[:MODEL|PLAN]", help="A .net file and one of its models or plans.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page, one self-contained .html file.")],
     level: LevelOption = None,
     passes: PassesOption = None,
@@ -276,6 +280,7 @@ def report(
 ) -> None:
     """Write a page that shows the graph, every pass, the cost of every node and the line it comes from.
 
+    Of a plan: its groups, on the graph and in a table, what each holds on chip and moves, and the roofline.
     Of a family, with `--results`: what each member reaches over what it costs.
     """
     from .compiler.files import written_whole
@@ -286,7 +291,11 @@ def report(
         if name in program.families and results is None:
             fix = "give its results, --results members.csv, or ask about one member"
             raise usage(f"{name} is a family: {fix}, {model}[0]")
-        if results is not None:
+        if name in program.plans:
+            if passes or level is not None or bind or results:
+                raise usage(f"the plan {name} says itself what its model goes through: change it there")
+            text = _plan_page(program, name, verify=verify)
+        elif results is not None:
             from .compiler.report.curve import curve, series
 
             if name not in program.families:
@@ -298,6 +307,19 @@ def report(
         with written_whole(output) as partial:
             partial.write_text(text, "utf-8")
         print(output)
+
+
+def _plan_page(program: Program, name: str, *, verify: bool) -> str:
+    from .compiler.fusion.decide import decide
+    from .compiler.fusion.prepare import prepared
+    from .compiler.fusion.summarise import summarise
+    from .compiler.report.plan import plan_page
+
+    plan = program.plan(name)
+    trace = through(program.model(plan.model), plan.passes(), verify=verify)
+    show([d for d in program.diagnostics if d.severity == "warning"], Format.text)
+    decision = decide(plan, prepared(plan, trace.final))
+    return plan_page(summarise(decision), decision.workload, trace)
 
 
 @app.command("passes")

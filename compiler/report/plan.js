@@ -219,7 +219,7 @@ function tellPlan() {
         plan.bound && ["no plan moves less than", bytes(plan.bound), plan.gap === null ? "" : plan.gap < 1 ? ` gap ${(100 * plan.gap).toFixed(plan.gap < 0.0995 ? 1 : 0)} %` : `, this ${(1 + plan.gap).toFixed(1)} times it`],
         ["most on chip", bytes(plan.buffer), plan.machine.buffer ? ` of ${bytes(plan.machine.buffer)}` : ""],
         plan.dram && plan.macs > 0 && ["intensity", `${significant((2 * plan.macs) / plan.dram)}`, " operations per byte"],
-        plan.machine.dram && plan.dram !== null && ["DRAM alone takes", time(plan.dram / plan.machine.dram), plan.machine.macs ? `, MACs ${time(plan.macs / plan.machine.macs)}` : ""],
+        plan.seconds && ["a run takes at least", time(plan.seconds), ` of DRAM ${time(plan.dram / plan.machine.dram)}${plan.machine.macs ? `, of MACs ${time(plan.macs / plan.machine.macs)}` : ""}`],
     ].filter(Boolean);
     const { buffer, dram, macs } = plan.machine;
     const machine = [buffer && `buffer ${bytes(buffer)}`, dram && `DRAM ${rate(dram, "B/s")}`, macs && `${rate(macs, "MACs/s")}`, plan.dtype].filter(Boolean);
