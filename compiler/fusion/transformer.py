@@ -92,11 +92,16 @@ def read_feed_forward(work: Work, nodes: Sequence[str]) -> FeedForward | Refusal
             own = {*inside, last.path} if node in first else inside
             if own.intersection(work.sources(ref)):
                 return Refusal(f"%{node.path} reads what the group made before", (node.path,))
+    result = after[-1] if after else last
+    for node in (*first, result):
+        if node.types[0].dtype is not last.types[0].dtype:
+            message = f"%{node.path} makes {node.types[0]}, %{last.path} {last.types[0]}"
+            return Refusal(message, (node.path, last.path))
     fault = (
-        _shaped(between, first[0])
+        _moved(work, members, first)
+        or _shaped(between, first[0])
         or _shaped(first[1:], first[0])
         or _shaped(after, last)
-        or _moved(work, members, first)
         or _leaving(work, members)
     )
     return fault or FeedForward(tuple(first), tuple(between), last, tuple(after))
@@ -120,22 +125,33 @@ def read_attention(work: Work, nodes: Sequence[str]) -> Attention | Refusal:
         fault = _attention_fault(work, node, scores)
         if fault:
             return Refusal(f"%{node.path} {fault}", (node.path,))
+    fault = _linked(work, members, scores, softmax, values)
+    if fault:
+        return fault
+    fault = _moved(work, members, [scores]) or _shaped([*between, softmax], scores) or _leaving(work, members)
+    return fault or Attention(scores, tuple(between), softmax, values)
+
+
+def _linked(work: Work, members: Sequence[Node], scores: Node, softmax: Node, values: Node) -> Refusal | None:
+    """Where the softmax does not lie between the products, with nothing beside it."""
     made = source(work, values.inputs[0])
     if made != softmax.values[0]:
         return Refusal(f"%{values.path} does not read the softmax first", (values.path, softmax.path))
     read = source(work, softmax.inputs[0])
-    if not isinstance(read, Value) or read.node not in {n.path for n in (scores, *between)}:
+    if not isinstance(read, Value) or read.node not in {n.path for n in members if n not in (softmax, values)}:
         return Refusal(f"%{softmax.path} does not read what %{scores.path} made", (softmax.path, scores.path))
+    if len({n.types[0].dtype for n in (scores, softmax, values)}) > 1:
+        paths = (scores.path, softmax.path, values.path)
+        return Refusal("the dtype changes on the way from scores to values", paths)
     late = _behind(work, members, [softmax]) - {values.path}
     if late:
         path = next(n.path for n in members if n.path in late)
         return Refusal(f"%{path} comes after the softmax", (path,))
     for node, others in ((scores, ()), (values, (softmax.path,))):
         for ref in node.inputs:
-            if any(s in {*nodes} - {*others} for s in work.sources(ref)) and source(work, ref) != made:
+            if any(s in {n.path for n in members} - {*others} for s in work.sources(ref)) and source(work, ref) != made:
                 return Refusal(f"%{node.path} reads what the group made, beside the softmax", (node.path,))
-    fault = _shaped([*between, softmax], scores) or _moved(work, members, [scores]) or _leaving(work, members)
-    return fault or Attention(scores, tuple(between), softmax, values)
+    return None
 
 
 def source(work: Work, ref: Ref | None) -> Ref | None:

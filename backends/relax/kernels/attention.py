@@ -59,6 +59,7 @@ def attention(
         score=None if mask is None else score,
         scale=scale,
         causal=causal,
+        sparse=True,
         order=(0, 3, 1, 2, 4),  # heads inside positions, as the projection that follows reads them
     )
     return low.reshape(made, type)

@@ -38,19 +38,20 @@ def flash(
     score: Score | None = None,
     scale: float = 1.0,
     causal: bool = False,
+    sparse: bool = False,
     order: Order | None = None,
 ) -> Tensor:
     """Softmax of `query` [..., T, D] by `key` [..., S, D] along S, by `value` [..., S, E]: [..., T, E].
 
     Leading axes broadcast to those of `type`; D and E are numbers. Query t sees no key after t if `causal`, and blocks
-    of keys that no query of a tile sees are left out. `score` may read `extra`. A row of nothing but -∞ gives zeros.
+    of keys that no query of a tile sees are left out. `score` may read `extra`. A row of nothing but -∞ gives NaN, or zeros where rows may be so (`sparse`).
 
     Maximum and sum of a row run along with its blocks (Milakov and Gimelshein, Online normalizer calculation for
     softmax, 2018; Dao et al., FlashAttention, 2022, algorithm 1): what was summed under a smaller maximum is scaled
     down when a larger one turns up. Queries lie along the lanes of vectors, so that all this takes no sums across them.
     """
     order = order or plain(type.rank)
-    program = _Flash(query, key, value, type, order, score, scale, causal, low.machine)
+    program = _Flash(query, key, value, type, order, score, scale, causal, sparse, low.machine)
     return written(low, "attention", [query, key, value, *extra], type, program.write, order=order)
 
 
@@ -67,10 +68,11 @@ class _Flash:
         score: Score | None,
         scale: float,
         causal: bool,
+        sparse: bool,
         machine: Machine,
     ) -> None:
         self.type, self.order, self.score, self.scale = type, order, score, scale
-        self.causal, self.machine = causal, machine
+        self.causal, self.sparse, self.machine = causal, sparse, machine
         *self.lead, self.length, width = type.shape
         self.span, depth = key.type.shape[-2:]
         assert isinstance(width, int)
@@ -285,7 +287,8 @@ class _Tile:
         # Where a row is not -∞ alone its largest element adds 1 to the sum.
         with T.serial(literal(0), self.count) as r:
             share = T.alloc_buffer((1,), p.dtype, scope="local")
-            T.buffer_store(share, const(1, p.dtype) / at_least(self.total[r], 0.5), [literal(0)])
+            total = at_least(self.total[r], 0.5) if p.sparse else self.total[r]
+            T.buffer_store(share, const(1, p.dtype) / total, [literal(0)])
             whole = p.width // p.machine.lanes
             rest = p.width % p.machine.lanes
 
