@@ -308,7 +308,8 @@ def _cached(members: Members, axes: Mapping[Value, int | None], grid: Grid) -> d
             need = np.maximum(need, np.where(last[reader] >= first[reader], high, -1))
             oldest = np.minimum(oldest, np.where(start <= end, low, size))
             if end >= first[reader]:
-                begin = min(begin, int(_reach(path, size, first[reader], first[reader])[0]))
+                from_, to = _reach(path, size, first[reader], end)
+                begin = min(begin, int(from_) if to >= from_ else size)
         if value.node in gathering:  # what gathers lines stays until it has all
             oldest = np.where(grid.place < (members.even[value] + 1) * grid.count, 0, oldest)
         need = np.maximum(need, begin - 1)
@@ -355,8 +356,9 @@ def _recomputed(members: Members, axes: Mapping[Value, int | None], grid: Grid) 
             path = _wanted(members, axes, edge)
             some, end = spans[Value(edge.reader)]
             from_, to = _reach(path, size, some, end)
-            low = np.minimum(low, np.where(end >= some, from_, size))
-            high = np.maximum(high, np.where(end >= some, to, -1))
+            read = (end >= some) & (to >= from_)  # and more than padding
+            low = np.minimum(low, np.where(read, from_, size))
+            high = np.maximum(high, np.where(read, to, -1))
         outputs = members.workload.graph.nodes[value.node].values if value.node in members.place else (value,)
         if value.index == 0:
             low = np.minimum.reduce([low, *(spans[v][0] for v in outputs[1:])])
