@@ -207,15 +207,16 @@ class Legality:
     def _why(self, held: Held) -> str:
         """What is held of a value, and why."""
         op = self.workload.graph.nodes[held.reader].op.name if held.reader else ""
-        lines = f"{held.lines} of {held.size} lines" if held.size > 1 else "the whole"
+        lines = f"{held.lines} of {held.size} lines" if held.size > 1 else "whole"
+        at_once = f"{lines} in one step" if held.size > 1 else lines
         told = {
             "whole": f"held whole, since {op} %{held.reader} reads all of it",
             "unmade": f"held whole, since {op} makes no line of it alone",
             "torn": f"held whole, since its readers, {op} %{held.reader} last, go through it along different axes",
             "waits": f"{lines}, which wait for {op} %{held.reader} until its other operand is there",
             "window": f"{lines}, for {op} %{held.reader}, which reads several for one",
-            "passes": f"{lines} in one step" + (f", for {op} %{held.reader}" if held.reader else ""),
-            "leaves": f"{lines} in one step, which leave the group",
+            "passes": at_once + (f", for {op} %{held.reader}" if held.reader else ""),
+            "leaves": f"{at_once}, on the way out",
         }
         return told[held.cause]
 
@@ -229,7 +230,7 @@ class Legality:
         are in none.
         """
         whole = self.task.mask(nodes)
-        found = self._cover(whole, self._seeds(whole))
+        found = self._cover(whole, self._seeds(whole) if whole else [])
         while (best := max(found, key=int.bit_count, default=0)).bit_count() > (found[0] if found else 0).bit_count():
             found = self._cover(whole, [best])
         others = ~sum(found) & ((1 << len(self.task.names)) - 1)

@@ -104,7 +104,10 @@ def _one(members: Members, anchors: list[str]) -> Kernel | Refusal:
     if not anchors:
         return Kernel("element-wise")
     anchor = anchors[0]
-    return _after(members, anchor) or Kernel("tiled" if _op(members, anchor) in TILED else "rows", (anchor,))
+    refusal = _after(members, anchor)
+    if refusal is not None and _along_last(members.workload.graph.nodes[anchor], members):
+        return refusal if isinstance(_rows(members, anchors), Refusal) else Kernel("rows", (anchor,))
+    return refusal or Kernel("tiled" if _op(members, anchor) in TILED else "rows", (anchor,))
 
 
 def _op(members: Members, path: str) -> str:
