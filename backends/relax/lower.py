@@ -29,6 +29,7 @@ from .half import DTYPES, HALF, STORED, narrowed, single
 from .index import flatten, literal, unflatten
 from .kernel import Kernel, Pattern, View
 from .machine import Machine
+from .schedule.block import PROGRAM
 from .stage import Stage
 from .tensor import (
     Number,
@@ -44,7 +45,7 @@ from .tensor import (
 )
 from .untyped import build as T
 from .untyped import builder as IRBuilder
-from .untyped import relax, te, tirx
+from .untyped import relax, s_tir, te, tirx, tvm
 
 Inputs = Sequence[Any]
 """A node's inputs: a `Tensor` each, None where an optional operand is absent."""
@@ -152,7 +153,7 @@ class Lowering:
             with IRBuilder() as builder:
                 with T.seq_scope():  # lets several loops follow each other; its own mark means nothing and goes
                     write(kernel, list(sources), list(results))
-                return builder.get().body
+                return whole(name, builder.get().body, sources, results)
 
         shapes = [[kernel.dim(d) for d in t.shape] or [literal(1)] for t in types]
         dtypes = [DTYPES[t.dtype] for t in types]
@@ -437,6 +438,16 @@ class Lowering:
 def buffer(shape: Sequence[Any], dtype: str, name: str) -> Any:
     """A buffer such as kernels by formula have; TVM fuses kernels only where these are equal."""
     return tirx.decl_buffer(shape, dtype, name, layout=None)
+
+
+def whole(name: str, body: Any, sources: Sequence[Any], results: Sequence[Any]) -> Any:
+    """Statements as a block that reads and writes buffers as a whole, for fusion to see what depends on it."""
+
+    def regions(buffers: Sequence[Any]) -> list[Any]:
+        return [tirx.BufferRegion(b, [tvm.ir.Range.from_min_extent(literal(0), e) for e in b.shape]) for b in buffers]
+
+    block = s_tir.SBlock([], regions(sources), regions(results), name, body, annotations={PROGRAM: 1})
+    return s_tir.SBlockRealize([], True, block)
 
 
 def _stored(output: Any, dtype: DType) -> Any:

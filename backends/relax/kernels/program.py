@@ -9,11 +9,11 @@ from ....compiler.types import Dim, TensorType
 from ..half import STORED
 from ..index import literal, unflatten
 from ..kernel import Kernel, Pattern, View
-from ..lower import Lowering
+from ..lower import Lowering, buffer, whole
 from ..tensor import Order, Tensor, plain
 from ..untyped import build as T
 from ..untyped import builder as IRBuilder
-from ..untyped import te, tirx
+from ..untyped import te
 
 
 def lines(kernel: Kernel, shape: Sequence[Dim], write: Callable[[list[Any]], None]) -> None:
@@ -53,7 +53,7 @@ def written(
             with IRBuilder() as builder:
                 with T.seq_scope():  # lets several loops follow each other; its own mark means nothing and goes
                     write(kernel, read, results[0])
-                return builder.get().body
+                return whole(name, builder.get().body, buffers, results)
 
         extents = [kernel.dim(type.shape[a]) for a in order] or [literal(1)]
         return te.extern(
@@ -62,8 +62,8 @@ def written(
             statements,
             name=name,
             dtype=STORED[type.dtype],
-            in_buffers=[tirx.decl_buffer(s.shape, s.dtype, s.op.name, layout=None) for s in sources],
-            out_buffers=[tirx.decl_buffer(extents, STORED[type.dtype], "out", layout=None)],
+            in_buffers=[buffer(s.shape, s.dtype, s.op.name) for s in sources],
+            out_buffers=[buffer(extents, STORED[type.dtype], "out")],
         )
 
     return low.kernel(name, inputs, [type], body, pattern=Pattern.OPAQUE, orders=[order], scheduled=True)[0]

@@ -13,12 +13,11 @@ from .chain import chain
 from .generic import generic
 from .injective import injective
 from .inline import inline
+from .pieces import pieces
 from .rows import rows
 from .tile import tile
 
 SCHEDULED = "tirx.is_scheduled"
-WRITTEN = "netc.written"
-"""Marks a block that is its own schedule."""
 
 
 @dataclass
@@ -41,7 +40,7 @@ def _injective(sch: Any, found: list[Any], machine: Machine) -> bool:
     return True
 
 
-RULES = {"injective": _injective, "tile": tile, "rows": rows, "generic": generic}
+RULES = {"injective": _injective, "tile": tile, "rows": rows, "pieces": pieces, "generic": generic}
 
 
 def schedule(module: Any, machine: Machine) -> tuple[Any, Report]:
@@ -69,9 +68,6 @@ def schedule(module: Any, machine: Machine) -> tuple[Any, Report]:
 
 
 def _schedule(name: str, function: Any, machine: Machine, report: Report) -> Any:
-    if WRITTEN in dict(getattr(getattr(function.body, "block", None), "annotations", {})):
-        report.rules[name] = "own"
-        return function
     made = chain(function, machine)
     if made is not None:
         report.rules[name] = "chain"

@@ -9,6 +9,9 @@ from ..untyped import tirx
 REDUCTION = 2
 """`IterVar.kCommReduce`."""
 
+PROGRAM = "netc.program"
+"""Marks a block of statements that are their own schedule."""
+
 
 def blocks(sch: Any) -> list[Any]:
     """The blocks of a function, in order."""
