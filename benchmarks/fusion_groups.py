@@ -156,7 +156,7 @@ def measured(chain: Chain, machine: Any, turns: int) -> Row:
     """A chain in turns, once as one kernel and once as several."""
     import numpy as np
     from netc.backends.relax.build import prepare, probe
-    from netc.backends.relax.contest import contest, runner
+    from netc.backends.relax.turns import contest, runner
     from netc.compiler.fusion.group import Group
     from netc.compiler.fusion.isolate import isolate
     from netc.compiler.fusion.workload import Workload

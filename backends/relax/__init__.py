@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from .build import compile as compile
     from .build import prepare as prepare
     from .build import probe as probe
-    from .contest import contest as contest
-    from .machine import machine as machine
+    from .machine import machine as processor  # noqa: F401
+    from .turns import contest as contest
 
 
 def __getattr__(name: str) -> Any:
@@ -24,10 +24,10 @@ def __getattr__(name: str) -> Any:
 
         return getattr(build, name)
     if name == "contest":
-        from .contest import contest
+        from .turns import contest
 
         return contest
-    if name == "machine":
+    if name == "processor":
         from .machine import machine
 
         return machine

@@ -121,7 +121,7 @@ def _measure(plan: Plan, task: Task, line: AutoLine) -> Measure:
         NetcError: where that is another machine.
     """
     tvm = backend("tvm")
-    machine = tvm.machine(plan.target)
+    machine = tvm.processor(plan.target)
     if not machine.native:
         message = f"latency is measured, and code for {plan.target_name} does not run on this machine"
         raise NetcError([Diagnostic("plan", message, (Label(line.span),), fix="fuse auto(minimize = dram)")])

@@ -24,11 +24,17 @@ MARGIN = 0.03
 """How much faster a group must be than its parts, as a part of their time: less is noise."""
 
 
+SURE = 0.75
+"""In which part of the turns it must be faster: on a busy machine medians alone say little."""
+
+
 class Timing(NamedTuple):
-    """Seconds of one run, medians of runs in turns; `text` says how they were measured."""
+    """Seconds of one run, medians of runs in turns; in which part of the turns the group was faster; `text` says how
+    they were measured."""
 
     fused: float
     unfused: float
+    faster: float
     text: str
 
 
@@ -60,6 +66,8 @@ def race(task: Task, parts: Sequence[Mask], measure: Measure) -> tuple[list[Mask
         _, timing = timings[joined]
         if timing.fused > (1 - MARGIN) * timing.unfused:
             reasons[joined] = f"not faster by {100 * MARGIN:.0f} %"
+        elif timing.faster < SURE:
+            reasons[joined] = f"faster in {100 * timing.faster:.0f} % of the turns only"
         elif any(joined & other for other in taken):
             reasons[joined] = "a group that overlaps saves more"
         elif not task.acyclic([*taken, joined, *(p for p in parts if not any(p & o for o in (*taken, joined)))]):

@@ -15,7 +15,7 @@ from .compiler.diagnostic import Diagnostic, Label, NetcError
 
 if TYPE_CHECKING:
     from .compiler.fusion.decide import Decision
-    from .compiler.fusion.summary import Summary
+    from .compiler.fusion.summary import Measured, Summary
     from .compiler.plan import Plan
     from .compiler.program import Program
 
@@ -100,8 +100,8 @@ def _print(decision: Decision, summary: Summary, facts: dict[str, float], paths:
     _print_groups(decision, summary, paths)
     for line in _totals(summary):
         print(line)
-    for one in decision.measured:
-        print(f"{'joined' if one.chosen else 'apart'}: {one}")
+    for line in _measurements(decision):
+        print(line)
     for requirement in plan.requirements:
         if requirement.name in facts:
             found = shown(requirement.name, facts[requirement.name])
@@ -139,6 +139,15 @@ def shortened(operators: Sequence[str], most: int = 6) -> str:
     """`conv2d relu6 conv2d`, those beyond `most` as a count."""
     rest = f" and {len(operators) - most} more" if len(operators) > most + 1 else ""
     return " ".join(operators[: most if rest else None]) + rest
+
+
+def _measurements(decision: Decision) -> Iterator[str]:
+    """What was run, groups that are like each other on one line."""
+    like: dict[tuple[float, float, bool, str], list[Measured]] = {}
+    for one in decision.measured:
+        like.setdefault((one.fused, one.unfused, one.chosen, one.reason), []).append(one)
+    for first, *others in like.values():
+        yield f"{'joined' if first.chosen else 'apart'}: {first}" + (f", and {len(others)} like it" if others else "")
 
 
 def _totals(summary: Summary) -> Iterator[str]:
@@ -191,8 +200,8 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     manifest = json.loads((output / "manifest.json").read_text())
     print(f"{plan.name}: {plan.model} for {plan.target}: {len(manifest['kernels'])} kernels in {output}")
     facts = known(summarise(decision), decision.graph)
-    for one in decision.measured:
-        print(f"{'joined' if one.chosen else 'apart'}: {one}")
+    for line in _measurements(decision):
+        print(line)
     if manifest["difference"] is not None:
         facts["difference"] = manifest["difference"]["relative"]
         print(f"largest difference to PyTorch: {facts['difference']:.2e} relative")
