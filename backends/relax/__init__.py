@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from .build import compile as compile
     from .build import prepare as prepare
     from .build import probe as probe
-    from .machine import machine as processor  # noqa: F401
     from .turns import contest as contest
 
 
