@@ -12,6 +12,7 @@ from ..operators.activation import Softmax
 from ..operators.arithmetic import Elementwise
 from ..operators.convolution import Conv2d
 from ..operators.normalization import BatchNorm
+from ..operators.pooling import AvgPool2d, MaxPool2d
 from ..types import DType
 from .kinds import Chain, Refusal
 from .transformer import PRODUCTS, attention, feed_forward
@@ -27,7 +28,7 @@ CONVOLUTIONS: dict[str, tuple[str, ...]] = {
     "inverted_residual": ("pointwise", "depthwise", "pointwise"),
     "conv_pointwise": ("convolution", "pointwise"),
 }
-"""Chains of convolutions that have names; others of two and more are "convolutions"."""
+"""Chains of convolutions that have names; others of two and more, pooling among them, are "convolutions"."""
 
 
 def chain(graph: Graph, nodes: Sequence[str]) -> Chain | Refusal:
@@ -47,15 +48,15 @@ def decided(work: Work, nodes: Sequence[str]) -> Chain | Refusal:
 
 
 def _convolutions(work: Work, nodes: Sequence[str]) -> Chain | Refusal:
-    """Convolutions, each of which alone reads the one before, with element-wise nodes between and around them."""
+    """Convolutions and pooling, each the only reader of the one before, with element-wise nodes in between."""
     members = [work.nodes[path] for path in nodes]
-    anchors = [node for node in members if isinstance(node.op, Conv2d)]
+    anchors = [node for node in members if isinstance(node.op, Conv2d | MaxPool2d | AvgPool2d)]
     for node in members:
         fault = _convolution_fault(node, work) if node in anchors else _between_fault(node, work.graph, anchors)
         if fault:
             return Refusal(f"%{node.path} {fault}", (node.path,))
     if len(anchors) < 2:
-        return Refusal(f"%{anchors[0].path} is the only convolution", (anchors[0].path,))
+        return Refusal(f"%{anchors[0].path} is the only node of its kind", (anchors[0].path,))
     broken = _broken(work, members, anchors)
     if broken:
         return broken
@@ -65,7 +66,8 @@ def _convolutions(work: Work, nodes: Sequence[str]) -> Chain | Refusal:
 
 
 def _role(node: Node, graph: Graph) -> str:
-    assert isinstance(node.op, Conv2d)
+    if not isinstance(node.op, Conv2d):
+        return "pooling"
     assert node.inputs[1] is not None
     outputs, inputs, *kernel = graph.type(node.inputs[1]).shape
     if inputs == 1 and outputs == node.op.groups != 1:
@@ -74,12 +76,11 @@ def _role(node: Node, graph: Graph) -> str:
 
 
 def _convolution_fault(node: Node, work: Work) -> str | None:
-    assert isinstance(node.op, Conv2d)
     assert node.inputs[0] is not None
-    assert node.inputs[1] is not None
     if node.types[0].dtype not in (DType.F32, DType.F16, DType.BF16):
         return f"computes in {node.types[0].dtype.value}, for which there is no chain kernel"
-    if isinstance(node.inputs[1], Value) and node.inputs[1].node not in work.constant:
+    weight = node.inputs[1] if isinstance(node.op, Conv2d) else None
+    if isinstance(weight, Value) and weight.node not in work.constant:
         return "has a weight that is computed when the model runs"
     if not all(isinstance(d, int) for d in (*node.types[0].shape[1:], *work.graph.type(node.inputs[0]).shape[1:])):
         return f"has the symbolic size {node.types[0]}; only the batch of a chain may be symbolic"
@@ -88,7 +89,7 @@ def _convolution_fault(node: Node, work: Work) -> str | None:
 
 def _between_fault(node: Node, graph: Graph, anchors: Sequence[Node]) -> str | None:
     if not isinstance(node.op, Elementwise | BatchNorm):
-        return f"({node.op.name}) is neither a convolution nor element-wise"
+        return f"({node.op.name}) is neither a convolution or pooling nor element-wise"
     shapes = {anchor.types[0].shape for anchor in anchors}
     shapes |= {graph.type(anchor.inputs[0]).shape for anchor in anchors if anchor.inputs[0] is not None}
     if node.types[0].shape not in shapes:

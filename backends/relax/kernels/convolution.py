@@ -257,7 +257,8 @@ def padding_stage(kernel: Kernel, x: View, padding: Pairs, value: Any) -> Callab
         return tirx.if_then_else(tirx.all(*valid), x[(n, c, *inside)], value)
 
     shape = [batch, *(d + before + after for d, (before, after) in zip(space, padding, strict=True)), channels]
-    return kernel.stage(shape, element, "pad", attributes={"netc.keep": 1, PAD: 1})
+    around = " ".join(f"{before} {after}" for before, after in padding)
+    return kernel.stage(shape, element, "pad", attributes={"netc.keep": 1, PAD: around})
 
 
 def pads(padding: Pairs) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..index import literal
 from ..machine import Machine
-from ..untyped import Analyzer, Load, s_tir, tirx
+from ..untyped import Analyzer, Load, Range, s_tir, tirx
 from .block import REDUCTION, annotation, blocks, number
 from .expression import instead, loads, replaced, simplified
 from .inline import PAD, inline
@@ -40,15 +40,15 @@ class Frame:
 
 @dataclass(frozen=True)
 class Head:
-    """An input with padding around it, where a stage reads it as it is: `value` at `axes` of the padded image `buffer`.
+    """An input with padding around it, where a stage reads it as it is: `value` at `axes`, places in the image.
 
-    A row y reads rows scale · y + first … scale · y + last, for `down` = (scale, first, last); columns likewise.
+    `buffer` is what would hold the padded image; indices into it are what is to be read. A row y of results reads rows
+    scale · y + first … scale · y + last of it, for `down` = (scale, first, last); columns likewise.
     """
 
     buffer: Any
     axes: tuple[Any, ...]
     value: Any
-    fill: Any
     frame: Frame
     height: int
     width: int
@@ -70,18 +70,20 @@ class Head:
 
     def read(self, index: Sequence[Any]) -> Any:
         """The element at an index that lies in the image."""
-        return replaced(self.value, dict(zip(self.axes, index, strict=True)))
+        n, y, x, c = index
+        place = (n, y - literal(self.frame.above), x - literal(self.frame.left), c)
+        return replaced(self.value, dict(zip(self.axes, place, strict=True)))
 
     def read_row(self, index: Sequence[Any]) -> Any:
         """The element at an index of a known column, whose row lies in the image."""
         column = number(index[2])
         assert column is not None
-        return self.read(index) if 0 <= column - self.frame.left < self.width else self.fill
+        return self.read(index) if 0 <= column - self.frame.left < self.width else self.frame.fill
 
     def read_any(self, index: Sequence[Any]) -> Any:
         y, x = index[1] - literal(self.frame.above), index[2] - literal(self.frame.left)
         inside = tirx.all(y >= literal(0), y < literal(self.height), x >= literal(0), x < literal(self.width))
-        return tirx.if_then_else(inside, self.read(index), self.fill)
+        return tirx.if_then_else(inside, self.read(index), self.frame.fill)
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,9 @@ def chain(function: Any, machine: Machine) -> Any | None:
         levels = read(sch)
     except Unfit:
         return None
+    batch, height, *_ = levels[-1].shape
+    if isinstance(batch, int) and 2 * batch * height < machine.threads:
+        return None  # rows are too few to give all threads work
     return sch.mod["main"].with_body(stream(levels, machine))
 
 
@@ -247,92 +252,81 @@ def _roles(result: Any, total: Any) -> tuple[tuple[Any, int, int, int], tuple[An
 
 def _head(block: Any) -> Level:
     """A block that pads an input."""
-    axes = list(block.iter_vars)
-    if len(axes) != 4:
+    frame, inside = _frame(block)
+    n, y, x, c = (v.var for v in block.iter_vars)
+    (above, below), (left, right) = _around(block)
+    channels = number(block.iter_vars[3].dom.extent)
+    if channels is None:
         raise Unfit
-    n, *sizes = [v.dom.extent for v in axes]
-    rows, columns, channels = (number(e) for e in sizes)
-    if rows is None or columns is None or channels is None:
-        raise Unfit
+    batch = block.iter_vars[0].dom.extent
     return Level(
-        (number(n) or n, rows, columns, channels),
-        tuple(v.var for v in axes),
-        block.body.value,
+        (number(batch) or batch, frame.rows - above - below, frame.columns - left - right, channels),
+        (n, y, x, c),
+        replaced(inside, {y: y + literal(above), x: x + literal(left)}),
         block.body.buffer,
         tuple(block.body.indices),
         None,
         1,
         0,
         0,
-        Frame(0, 0, rows, columns, None),
+        frame,
     )
 
 
 def _headless(padded: Level, level: Level) -> list[Level]:
     """The two levels, or one that does without the padded image, where it takes vectors of it and knows its taps."""
-    load = _inside(padded.value)
-    if (
-        level.mode != "channels"
-        or load is None
-        or len(load.indices) != 4
-        or not load.indices[3].same_as(padded.axes[3])
-    ):
+    load = padded.value
+    contiguous = isinstance(load, Load) and load.indices[len(load.indices) - 1].same_as(padded.axes[3])
+    if level.mode != "channels" or not contiguous:
         return [padded, level]
-    zeros = dict.fromkeys(padded.axes, literal(0))
-    above, left = (-(number(Analyzer().simplify(replaced(load.indices[i], zeros))) or 0) for i in (1, 2))
-    height, width = (number(load.source.shape[i]) for i in (1, 2))
-    if height is None or width is None:
-        return [padded, level]
-    head = Head(
-        padded.target,
-        padded.axes,
-        load,
-        padded.value.args[2],
-        Frame(above, left, padded.frame.rows, padded.frame.columns, padded.value.args[2]),
-        height,
-        width,
-        (level.scale, level.first, level.last),
-        _reads(level.term, padded.target, 2, level.inner[2], dict(level.steps)),
-    )
+    down = (level.scale, level.first, level.last)
+    across = _reads(level.term, padded.target, 2, level.inner[2], dict(level.steps))
+    _, height, width, _ = padded.shape
+    head = Head(padded.target, padded.axes, load, padded.frame, height, width, down, across)
     return [replace(level, source=None, scale=1, first=0, last=0, head=head)]
-
-
-def _inside(value: Any) -> Any | None:
-    """What a padding reads where it is no padding, if that is an element as it is."""
-    arguments = getattr(value, "args", ())
-    return arguments[1] if len(arguments) == 3 and isinstance(arguments[1], Load) else None
 
 
 def _framed(level: Level, block: Any) -> Level:
     """The level stored as the padding after it has it."""
-    value, axes = block.body.value, [v.var for v in block.iter_vars]
-    read = loads(value)
-    if len(read) != 1 or not read[0].source.same_as(level.target) or len(axes) != 4 or len(value.args) != 3:
+    frame, inside = _frame(block)
+    if any(not load.source.same_as(level.target) for load in loads(inside)):
+        raise Unfit
+    return replace(level, value=instead(inside, level.target, level.value), frame=frame, target=block.body.buffer)
+
+
+def _frame(block: Any) -> tuple[Frame, Any]:
+    """What a block puts around an image, and what it makes of an element of that."""
+    value, around = block.body.value, _around(block)
+    sizes = [number(v.dom.extent) for v in block.iter_vars]
+    if len(sizes) != 4 or sizes[1] is None or sizes[2] is None or len(getattr(value, "args", ())) != 3:
         raise Unfit
     _, inside, fill = value.args
-    zeros = dict.fromkeys(axes, literal(0))
-    offsets = [number(Analyzer().simplify(replaced(i, zeros))) for i in read[0].indices]
-    sizes = [number(e) for e in block.body.buffer.shape]
-    if offsets[3] != 0 or offsets[1] is None or offsets[2] is None or sizes[1] is None or sizes[2] is None:
+    (above, _), (left, _) = around
+    return Frame(above, left, sizes[1], sizes[2], fill), inside
+
+
+def _around(block: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How far a padding goes above and below, left and right."""
+    numbers = [int(n) for n in str(block.annotations[PAD]).split()]
+    if len(numbers) != 4:
         raise Unfit
-    frame = Frame(-offsets[1], -offsets[2], sizes[1], sizes[2], fill)
-    return replace(level, value=instead(inside, level.target, level.value), frame=frame, target=block.body.buffer)
+    above, below, left, right = numbers
+    return (above, below), (left, right)
 
 
 def _reads(term: Any, source: Any, axis: int, place: Any, steps: Mapping[Any, int]) -> tuple[int, int, int]:
     """Where along an axis of the source the term reads for a place p: scale · p + first … scale · p + last."""
-
-    def at(index: Any, p: int, last: bool) -> int:
-        ends = {step: literal(extent - 1 if last else 0) for step, extent in steps.items()}
-        value = number(Analyzer().simplify(replaced(index, ends | {place: literal(p)})))
-        if value is None:
-            raise Unfit
-        return value
-
+    analyzer = Analyzer()
+    for step, extent in steps.items():
+        analyzer.bind(step, Range(literal(0), literal(extent)))
     found: set[tuple[int, int, int]] = set()
     for index in (load.indices[axis] for load in loads(term) if load.source.same_as(source)):
-        first = at(index, 0, False)
-        found.add((at(index, 1, False) - first, first, at(index, 0, True)))
+        start, after = (analyzer.simplify(replaced(index, {place: literal(p)})) for p in (0, 1))
+        scale = number(analyzer.simplify(after - start))
+        bound = analyzer.const_int_bound(start)
+        if scale is None or number(analyzer.simplify(index - start - place * literal(scale))) != 0:
+            raise Unfit
+        found.add((scale, int(bound.min_value), int(bound.max_value)))
     if len(found) != 1:
         raise Unfit
     return found.pop()

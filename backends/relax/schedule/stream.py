@@ -143,6 +143,10 @@ class _Stream:
 
     def _tiles(self, level: Level, sample: Any, start: Any, stop: Any, source: Ring | None, ring: Ring | None) -> None:
         """Rows of the image."""
+        if level.total is None:
+            assert ring is not None
+            self._copy(level, sample, start, stop, ring)
+            return
         columns, channels = level.shape[2:]
         height = min(level.height, columns)
         tiles = -(-columns // height)
@@ -167,6 +171,22 @@ class _Stream:
                         level.head, y, [min(t * height, columns - height) for t in range(tiles)], height, across
                     )
 
+    def _copy(self, level: Level, sample: Any, start: Any, stop: Any, ring: Ring) -> None:
+        """Rows of an input. Where channels fill no whole vectors, LLVM makes of the loops what it can."""
+        frame, channels = level.frame, level.shape[3]
+        whole = channels % self.machine.lanes == 0
+        lanes = self.machine.lanes if whole else channels
+        with (
+            T.serial(start, stop) as y,
+            T.serial(literal(0), literal(level.shape[2])) as x,
+            T.serial(literal(0), literal(channels // lanes)) as group,
+            (T.vectorized if whole else T.serial)(literal(0), literal(lanes)) as lane,
+        ):
+            c = group * literal(lanes) + lane
+            names = dict(zip(level.axes, (sample, y, x, c), strict=True))
+            row = tirx.floormod(y + literal(frame.above), literal(ring.rows))
+            T.buffer_store(ring.buffer, _placed(level.value, names, lane, lanes, {}), [row, x + literal(frame.left), c])
+
     def _beside(self, head: Head, y: Any, places: Sequence[int], height: int, across: Callable[..., None]) -> None:
         """A row that reads an image with padding around it: without a thought of it where it is far.
 
@@ -186,9 +206,6 @@ class _Stream:
                 across(0, len(places), {head.buffer: head.read_any})
 
     def _tile(self, level: Level, at: _At, read: Reads, ring: Ring | None) -> None:
-        if level.total is None:
-            self._results(level, at, None, read, ring)
-            return
         sums = T.alloc_buffer((literal(at.height), literal(at.panel.width)), level.total.dtype)
         lanes = self.machine.lanes if at.panel.width % self.machine.lanes == 0 else at.panel.width
         vectors = [(v, lanes) for v in range(0, at.panel.width, lanes)]
@@ -232,9 +249,7 @@ class _Stream:
         for i, (v, n) in ((i, vector) for i in range(at.height) for vector in at.panel.vectors):
             with T.vectorized(literal(0), literal(n)) as lane:
                 names = at.names(level.axes, i, literal(v) + lane)
-                value = level.value
-                if sums is not None:
-                    value = instead(value, level.total, sums[literal(i), literal(v) + lane])
+                value = instead(level.value, level.total, sums[literal(i), literal(v) + lane])
                 value = _placed(value, names, lane, n, read)
                 if ring is None:
                     T.buffer_store(level.target, value, [_index(p, names, lane, n) for p in level.place])
