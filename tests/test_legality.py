@@ -310,7 +310,7 @@ FUSED = {
 }
 
 REFUSED = {
-    "two products": ("no-kernel", "%linear and %linear_1", "mul(y |> linear(64), y |> linear(64))"),
+    "two products": ("no-kernel", "%linear and %linear_1 reduce", "mul(y |> linear(64), y |> linear(64))"),
     "norm and linear": ("no-kernel", "%layer_norm and %linear", "y |> layer_norm |> linear(64)"),
     "softmax of a product": ("no-kernel", "%linear and %softmax", "y |> linear(64) |> softmax"),
     "rows and columns": ("no-kernel", "%softmax and %softmax_1", "add(y |> softmax, y |> softmax(dim = 1))"),

@@ -21,9 +21,10 @@ from .workload import Edge, Path, Workload
 SCREENED = 16
 """How many nodes are left out in turn; of smaller groups, all."""
 
-Cause = Literal["whole", "unmade", "torn", "waits", "window", "passes", "leaves"]
+Cause = Literal["whole", "unmade", "torn", "waits", "later", "window", "passes", "leaves"]
 """Why lines are held: a reader takes all of them; their node makes none alone; readers want different axes; a reader
-waits for its other operands; a reader reads several; they are read at once; they are written out at once."""
+waits for its other operands; a reader runs when all lines of something else are there; a reader reads several; they are
+read at once; they are written out at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,8 @@ class _Moment:
         edge, path = edges[oldest[1]], paths[oldest[1]]
         reach = _reach(path)
         new = self.made[Value(edge.reader)] - self.before[Value(edge.reader)]
-        if self.there[value] > reach + max(new, 1) * _stride(path) and len(self._operands(edge.reader)) > 1:
-            return "waits", edge.reader
+        if self.there[value] > reach + max(new, 1) * _stride(path):
+            return ("waits" if len(self._operands(edge.reader)) > 1 else "later"), edge.reader
         return ("window" if reach > 1 else "passes"), edge.reader
 
     def _whole(self, value: Value, edges: Sequence[Edge], paths: Sequence[Path | None]) -> tuple[Cause, str | None]:

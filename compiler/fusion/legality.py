@@ -44,8 +44,8 @@ class Violation:
     """Nodes, and what each does to make it so, the most responsible first."""
     notes: tuple[str, ...] = ()
     parts: tuple[tuple[str, ...], ...] = ()
-    """The largest legal group within it, and legal ones that hold the rest, each as large as what is left allows."""
-    fix: str | None = None
+    """The largest legal group of its nodes, and of those between them, and legal ones that hold the rest, each as large
+    as what is left allows."""
     excess: int = 0
     """Bytes that are needed beyond the buffer."""
     others: tuple[Group, ...] = field(default=())
@@ -101,12 +101,11 @@ class Legality:
         whole = self.task.members(mask | self.task.mask(outside))
         notes = [f"a way out and back in: {_way(way)}"]
         elsewhere = [path for path in outside if path in taken]
-        parts = self.parts(group.nodes)
-        if not elsewhere and self.legal(whole):
-            return Violation("not-convex", group, message, told, tuple(notes), parts, self.line(group.name, whole))
         if elsewhere:
             notes.append(f"%{elsewhere[0]} is in the group {taken[elsewhere[0]].name}")
-        elif wrong := self.problems(Group(group.name, whole, group.origin)):
+            return Violation("not-convex", group, message, told, tuple(notes), self.parts(group.nodes))
+        parts = self.parts(whole)
+        if wrong := self.problems(Group(group.name, whole, group.origin)):
             notes.append(f"with {'it' if len(outside) == 1 else 'them'}: {wrong[0].message}")
         return Violation("not-convex", group, message, told, tuple(notes), parts)
 
@@ -151,7 +150,7 @@ class Legality:
         if isinstance(found, Kernel):
             return []
         kind: Kind = "leaves-inside" if found.inside else "no-kernel"
-        message = f"the group {group.name} is no one kernel: {found.reason}"
+        message = f"no kernel computes the group {group.name}: {found.reason}"
         return [Violation(kind, group, message, found.responsible, found.notes, self.parts(group.nodes))]
 
     def _overflow(self, group: Group, buffer: int) -> Violation:
@@ -214,6 +213,7 @@ class Legality:
             "unmade": f"held whole, since {op} makes no line of it alone",
             "torn": f"held whole, since its readers, {op} %{held.reader} last, go through it along different axes",
             "waits": f"{lines}, which wait for {op} %{held.reader} until its other operand is there",
+            "later": f"{lines}, kept for {op} %{held.reader}, which runs in a later pass over them",
             "window": f"{lines}, for {op} %{held.reader}, which reads several for one",
             "passes": at_once + (f", for {op} %{held.reader}" if held.reader else ""),
             "leaves": f"{at_once}, on the way out",
@@ -329,7 +329,8 @@ class Legality:
         mask = self.task.mask(group.nodes)
         parts = (*self.parts(self.task.members(mask & ~reached)), *self.parts(self.task.members(mask & reached)))
         others = tuple(g for g in taking if g is not group)
-        message = f"the groups {' and '.join(g.name for g in taking)} wait for each other"
+        *first, last = [g.name for g in groups if g in taking]
+        message = f"the groups {', '.join(first)} and {last} wait for each other"
         if not others:
             message = f"the group {group.name} waits for itself"
         notes = (f"each needs what the one before makes: {' → '.join([*ring, ring[0]])}",)
@@ -364,6 +365,12 @@ class Legality:
             names = [*names[: LISTED - 2], "…", names[-1]]
         return f"fuse group {name} = [{', '.join(names)}]"
 
+    def _lines(self, name: str, parts: Sequence[Sequence[str]]) -> str:
+        """Lines that make parts groups, in the order of the graph."""
+        ordered = sorted(parts, key=lambda part: self.task.number[part[0]])
+        names = [name] if len(ordered) == 1 else [f"{name}_{i}" for i in range(1, len(ordered) + 1)]
+        return "\n".join(self.line(n, part) for n, part in zip(names, ordered, strict=True))
+
     def _lies_within(self, scope: str, nodes: Collection[str]) -> bool:
         below = [path for path in self.workload.work.nodes if matches(path, scope)]
         return len(below) > 1 and all(path in nodes for path in below)
@@ -374,22 +381,24 @@ class Legality:
         labels += [Label(g.origin, f"{g.name} is made here") for g in found.others if g.origin is not None]
         for path, told in [*found.responsible.items()][:SHOWN]:
             labels += [Label(span, f"%{path}: {told}") for span in self.workload.graph.nodes[path].origin[:1]]
-        notes, fix = list(found.notes), found.fix
+        notes = list(found.notes)
         several = [part for part in found.parts if len(part) > 1]
-        if fix is None and several:
-            first, name = several[0], found.group.name
-            several.sort(key=lambda part: self.task.number[part[0]])
-            names = [name] if len(several) == 1 else [f"{name}_{i}" for i in range(1, len(several) + 1)]
-            fix = "\n".join(self.line(n, part) for n, part in zip(names, several, strict=True))
-            size = len(found.group.nodes)
-            if len(several) > 1 or sum(map(len, several)) < size:
-                notes.append(f"the largest legal group of its {size} nodes has {len(first)}: {_names(first)}")
-        elif fix is None and found.parts:
+        if several:
+            fix = self._lines(found.group.name, several)
+            size = len({*found.group.nodes, *(path for part in found.parts for path in part)})
+            if len(several) > 1 or len(several[0]) < size:
+                notes.append(f"the largest legal group of {size} nodes has {len(several[0])}: {_names(several[0])}")
+        elif found.kind == "group-cycle":
+            fix = f"leave {found.group.name} out, so that its nodes are executed when their turn comes"
+        elif found.parts:
             fix = f"leave {found.group.name} out: no two of its nodes can be executed as one"
-        elif fix is None:
+        else:
             fix = "a larger buffer, or smaller numbers: " + (
                 "it is one node already" if len(found.group.nodes) == 1 else "none of its nodes fits alone"
             )
+        lost = [p for p in found.group.nodes if found.parts and not any(p in part for part in found.parts)]
+        if lost and self.buffer is not None:
+            notes.append(f"{_names(lost)} {'does' if len(lost) == 1 else 'do'} not fit alone")
         return Diagnostic(found.kind, found.message, tuple(labels), tuple(notes), fix)
 
 

@@ -153,7 +153,7 @@ def _alone(members: Members) -> Refusal | None:
         if node.op.name in WHOLE or len(node.types) > 1:
             told[path] = f"{node.op.name} has a kernel of its own, which takes in no other node"
     first = next(iter(told), "")
-    return Refusal(f"the kernel of %{first} takes in no other node", told) if told else None
+    return Refusal(f"that of %{first} takes in no other node", told) if told else None
 
 
 def _rows(members: Members, anchors: list[str]) -> Kernel | Refusal:
@@ -199,10 +199,11 @@ def _lead(node: Node, members: Members) -> tuple[object, ...]:
 
 def _two(members: Members, anchors: list[str], reason: str) -> Refusal:
     told = {path: f"{_op(members, path)} reduces" for path in anchors}
-    first, second, *rest = anchors
-    more = f", and {len(rest)} more" if rest else ""
-    notes = CHAINS if reason.startswith("none of") else (f"as a chain: {reason}", *CHAINS)
-    return Refusal(f"no kernel computes both %{first} and %{second}{more}", told, notes)
+    *most, last = [f"%{path}" for path in anchors] if len(anchors) < 5 else [*(f"%{p}" for p in anchors[:3]), "others"]
+    kinds = {_op(members, path) for path in anchors}
+    linked = kinds == {"conv2d"} or kinds <= {"matmul", "softmax"} or kinds == {"linear"}
+    notes = (f"as a chain: {reason}", *CHAINS) if linked else CHAINS
+    return Refusal(f"{', '.join(most)} and {last} reduce, and are no chain that has a kernel", told, notes)
 
 
 CHAINS = (
