@@ -176,6 +176,13 @@ GRAPHS = {
         }
         model m = M() (x: f32[N, T, 6])
     """,
+    "programs": """
+        module M() (x: [2, 3, 4]) -> y {
+            values, indices = x |> mish |> topk(2)
+            return y = values |> softmax |> cumsum(1) |> sin
+        }
+        model m = M() (x: f32[2, 3, 4])
+    """,
     "sizes": """
         module M() (x: [M, 4], y: [N]) -> (a, b) {
             t = arange(0, N) |> cast(dtype = f32)
