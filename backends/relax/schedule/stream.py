@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..index import literal
 from ..machine import Machine
@@ -14,9 +14,7 @@ from ..untyped import Analyzer, Load, Range, mutate, tirx
 from ..untyped import build as T
 from ..untyped import builder as IRBuilder
 from .expression import instead
-
-if TYPE_CHECKING:
-    from .chain import Head, Level
+from .level import Head, Level
 
 Reads = Mapping[Any, Callable[[Sequence[Any]], Any]]
 """How to read what a stage has made, by the buffer that it was to be in."""
