@@ -21,10 +21,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from statistics import median, quantiles
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from netc.compiler.graph import Graph
+from typing import Any
 
 COLUMNS = [
     "chain",
@@ -93,12 +90,12 @@ module Chain() (x) {
     Chain("attention", "12 heads of 64, 512 tokens", """
 model chain = Chain() (q: f32[1, 12, 512, 64], k: f32[1, 12, 512, 64], v: f32[1, 12, 512, 64])
 module Chain() (q, k, v) {
-    return (q @ k.transpose(2, 3) * 0.125) |> softmax(dim = -1) |> matmul(v)
+    return (q @ (k |> transpose(2, 3)) * 0.125) |> softmax(dim = -1) |> matmul(v)
 }"""),
     Chain("attention", "12 heads of 64, 1024 tokens", """
 model chain = Chain() (q: f32[1, 12, 1024, 64], k: f32[1, 12, 1024, 64], v: f32[1, 12, 1024, 64])
 module Chain() (q, k, v) {
-    return (q @ k.transpose(2, 3) * 0.125) |> softmax(dim = -1) |> matmul(v)
+    return (q @ (k |> transpose(2, 3)) * 0.125) |> softmax(dim = -1) |> matmul(v)
 }"""),
 ]  # fmt: skip
 
@@ -111,7 +108,8 @@ class Row:
     between: int
     fused: list[float]
     unfused: list[float]
-    moved: tuple[int, int]
+    moved: tuple[int | None, int | None]
+    """None where it does not fit into the cache by any schedule of the model."""
     difference: float
 
     def __str__(self) -> str:
@@ -126,7 +124,7 @@ class Row:
             f"{1e3 * median(self.fused):.3f}",
             f"{1e3 * median(self.unfused):.3f}",
             f"{ratio:.2f} ({low:.2f}–{high:.2f})",
-            *(f"{moved / 2**20:.2f} MiB" for moved in self.moved),
+            *("–" if moved is None else f"{moved / 2**20:.2f} MiB" for moved in self.moved),
             f"{self.difference:.0e}",
             "joined" if ratio < 1 - MARGIN else "apart",
         ]
@@ -160,8 +158,10 @@ def measured(chain: Chain, machine: Any, turns: int) -> Row:
     from netc.compiler.fusion.group import Group
     from netc.compiler.fusion.isolate import isolate
     from netc.compiler.fusion.workload import Workload
+    from netc.compiler.program import read_source
+    from netc.compiler.source import Source
 
-    graph = optimised(chain.text)
+    graph = read_source(Source("chain.net", chain.text + "\n")).model("chain").graph
     workload = Workload(prepare(graph, {}))
     nodes = tuple(workload.work.nodes)
     parts = [Group(part[0], part) for part in layers(workload, nodes)]
@@ -181,16 +181,6 @@ def measured(chain: Chain, machine: Any, turns: int) -> Row:
     )
 
 
-def optimised(text: str) -> Graph:
-    from netc.compiler.library import level_steps
-    from netc.compiler.pipeline import run
-    from netc.compiler.program import read_source
-    from netc.compiler.source import Source
-
-    model = read_source(Source("chain.net", text + "\n")).model("chain")
-    return run(model.graph, level_steps(2, 0), facts=model.facts).final
-
-
 def layers(workload: Any, nodes: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Our own best separate kernels: each node that reduces with the element-wise ones around it, as TVM fuses."""
     from netc.compiler.fusion.partition import Task
@@ -207,13 +197,15 @@ def between(workload: Any, parts: list[Any]) -> int:
     return sum(workload.bytes(workload.type(value)) for value in made if value not in workload.results)
 
 
-def traffic(workload: Any, nodes: tuple[str, ...], parts: list[Any], machine: Any) -> tuple[int, int]:
+def traffic(
+    workload: Any, nodes: tuple[str, ...], parts: list[Any], machine: Any
+) -> tuple[int | None, int | None]:
     """Bytes to and from beyond L2 by the memory model: as one group, and layer by layer."""
     from netc.compiler.fusion.memory import cheapest
 
     costs = [cheapest(workload, group, machine.cache) for group in (nodes, *(part.nodes for part in parts))]
-    whole, *apart = (cost.usage.dram if cost is not None else 0 for cost in costs)
-    return whole, sum(apart)
+    whole, *apart = (None if cost is None else cost.usage.dram for cost in costs)
+    return whole, None if None in apart else sum(apart)
 
 
 if __name__ == "__main__":
