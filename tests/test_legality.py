@@ -21,6 +21,7 @@ from netc.backends.relax.schedule import schedule
 from netc.compiler.diagnostic import render
 from netc.compiler.fusion.explain import around, components, fullest, least, scores
 from netc.compiler.fusion.group import Group
+from netc.compiler.fusion.isolate import isolate
 from netc.compiler.fusion.legality import Legality
 from netc.compiler.fusion.lowering import Kernel, Refusal, kernel
 from netc.compiler.fusion.memory import Members, Schedule, cheapest, choices, cuts, price
@@ -34,7 +35,7 @@ from netc.compiler.passes.strip_phase import strip_phase
 from netc.compiler.program import read, read_source
 from netc.compiler.source import Source
 from netc.compiler.target import LLVM, Accelerator
-from netc.compiler.types import DType, TensorType
+from netc.compiler.types import DType, TensorType, symbols
 
 SPECS = Path(__file__).parents[1] / "specs"
 IMAGE = TensorType(DType.F32, (1, 4, 12, 12))
@@ -332,16 +333,35 @@ def test_what_is_one_kernel_has_a_schedule(kind: str, body: str) -> None:
     found = kernel(workload, workload.work.nodes)
     assert isinstance(found, Kernel), found
     assert found.kind == kind
-    rules = scheduled(workload)
-    assert "generic" not in rules.values(), rules
+    rules = scheduled(workload.graph)
+    assert not {"generic", "pieces"} & set(rules.values()), rules
     assert Legality(workload, LLVM()).problems(Group("g", tuple(workload.work.nodes))) == []
 
 
-def scheduled(workload: Workload) -> dict[str, str]:
+def scheduled(graph: Graph) -> dict[str, str]:
     """The rules that scheduled the kernels of a graph that is one group."""
-    nodes = tuple(Work(workload.graph).nodes)
-    module = lower(workload.graph, HERE, [Group("g", nodes)]).main
+    module = lower(graph, HERE, [Group("g", tuple(Work(graph).nodes))]).main
     return schedule(fuse(module, HERE), HERE)[1].rules
+
+
+MODELS = [("efficientnet.net", "b0"), ("swin.net", "swin_tiny"), ("unet.net", "unet"), ("gpt2.net", "gpt2")]
+
+
+@pytest.mark.parametrize(("spec", "name"), MODELS)
+def test_parts_of_models_have_a_schedule(spec: str, name: str) -> None:
+    """What is called a kernel is joined by a rule, and not computed in pieces."""
+    graph = read(SPECS / spec).model(name).graph
+    names = {s for node in graph.inputs.values() for d in node.types[0].shape for s in symbols(d)}
+    workload = Workload(prepare(graph, {s: {"N": 1, "H": 64, "W": 64}.get(s, 16) for s in names}))
+    legality, generator = Legality(workload, LLVM()), random.Random(1)
+    tried = 0
+    while tried < 4:
+        start = generator.randrange(len(legality.task.names) - 12)
+        part = legality.parts(legality.task.names[start : start + 12])[0]
+        if len(part) > 1:
+            tried += 1
+            rules = set(scheduled(isolate(workload, part)).values())
+            assert not rules & {"generic", "pieces"}, (part, rules)
 
 
 @pytest.mark.parametrize(("kind", "named", "body"), REFUSED.values(), ids=REFUSED)

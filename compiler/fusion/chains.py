@@ -5,7 +5,7 @@ What a chain is, is decided here, on the graph; a backend that says that it has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ..graph import Graph, Node, Ref, Value
 from ..operators.activation import Softmax
@@ -111,8 +111,21 @@ def _broken(work: Work, members: Sequence[Node], anchors: Sequence[Node]) -> Ref
         if len(read) > 1:
             first = anchors[max(min(read) - 1, 0)].path
             return Refusal(f"%{node.path} reads %{first} past the convolutions between them", (node.path, first))
+        spread = _spread(work, node, after) if at is None else None
+        if spread is not None:
+            return Refusal(f"%{node.path} spreads %{spread} over a larger image", (node.path, spread))
         after[node.path] = max(read, default=0) if at is None else at
     return _moved(work, members) or _leaving(work, members)
+
+
+def _spread(work: Work, node: Node, chain: Collection[str]) -> str | None:
+    """A node of the chain that an element-wise one reads as if it were larger: all of it is needed at once."""
+    for ref in _data(node):
+        if work.graph.type(ref).shape != node.types[0].shape:
+            for source in work.sources(ref):
+                if source in chain:
+                    return source
+    return None
 
 
 def _moved(work: Work, members: Sequence[Node]) -> Refusal | None:
