@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -201,10 +202,20 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, dict[str, Any]]] =
 def test_attention_is_one_kernel(name: str):
     q, k, width, given = CASES[name]
     graph, _ = attention_op(q, k, width, **given)
-    built = build(graph, HERE)
-    assert set(built.report.rules) <= {"attention", "copy"}
+    built = build(graph, HERE, 0, [Group("all", ("attention",))])
+    (group,) = built.groups
+    assert re.fullmatch("group_attention(_copy)?", group.kernel)
     inputs = drawn(graph)
     np.testing.assert_allclose(execute(built, inputs)["y"], attend(inputs, **given), atol=1e-5)
+
+
+def test_few_queries_alone_leave_their_scores_in_memory():
+    """One query fills one lane of sixteen."""
+    graph, _ = attention_op((1, 2, 1, 64), (1, 2, 77, 64), 64)
+    built = build(graph, HERE)
+    assert "softmax" in built.report.rules
+    inputs = drawn(graph)
+    np.testing.assert_allclose(execute(built, inputs)["y"], attend(inputs), atol=1e-5)
 
 
 MASKS = [(70, 90), (1, 90), (4, 70, 90), (2, 1, 1, 90), (2, 4, 70, 1), (70, 1)]

@@ -40,7 +40,9 @@ def attention(
     groups = key.type.shape[1]
     lead = (batch, groups, heads // groups)
     width = value.type.shape[3]
-    if not (isinstance(depth, int) and isinstance(width, int)):
+    alone = isinstance(length, int) and 4 * length < 3 * low.machine.lanes and not low.owner
+    if alone or not (isinstance(depth, int) and isinstance(width, int)):
+        # A few queries would leave most lanes empty; a group is one kernel all the same.
         return scattered(low, query, key, value, mask, type, causal=causal, scale=scale)
 
     def grouped(tensor: Tensor) -> Tensor:

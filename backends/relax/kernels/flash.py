@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ....compiler.types import Dim, TensorType
@@ -14,7 +15,7 @@ from ..machine import Machine
 from ..tensor import Order, Tensor, plain
 from ..untyped import build as T
 from ..untyped import tirx
-from .numeric import at_least, cast, const, exp, zero
+from .numeric import at_least, cast, const, decay, zero
 from .product import product, register_tile
 from .program import written
 
@@ -23,6 +24,8 @@ Score = Callable[..., Any]
 
 QUERIES = 64
 """Queries of a tile, at most."""
+SQUARE = 8
+"""Elements of a side of what is transposed at once."""
 KEYS = 256
 """Keys of a block, about: their scores and a register tile's columns of their values stay in the nearest caches."""
 
@@ -44,7 +47,8 @@ def flash(
     """Softmax of `query` [..., T, D] by `key` [..., S, D] along S, by `value` [..., S, E]: [..., T, E].
 
     Leading axes broadcast to those of `type`; D and E are numbers. Query t sees no key after t if `causal`, and blocks
-    of keys that no query of a tile sees are left out. `score` may read `extra`. A row of nothing but -∞ gives NaN, or zeros where rows may be so (`sparse`).
+    of keys that no query of a tile sees are left out. `score` may read `extra`. A row of nothing but -∞ gives NaN, or
+    zeros where rows may be so (`sparse`).
 
     Maximum and sum of a row run along with its blocks (Milakov and Gimelshein, Online normalizer calculation for
     softmax, 2018; Dao et al., FlashAttention, 2022, algorithm 1): what was summed under a smaller maximum is scaled
@@ -118,6 +122,23 @@ def _queries(length: Dim, lanes: int) -> int:
     return min(sizes, key=lambda q: -(-length // q) * q * (1 + 2 / q))
 
 
+def _is_table(view: View) -> bool:
+    """Whether it has an element for each query and key: queries lie along lanes, where neighbours should be close."""
+    return view.type.rank >= 2 and view.type.shape[-2] != 1 and view.number is None
+
+
+@dataclass(frozen=True)
+class _Turned:
+    """What is read of a table in place of the table."""
+
+    type: TensorType
+    element: Any
+
+    def broadcast(self, _: Sequence[Any]) -> Any:
+        """The element at hand."""
+        return self.element
+
+
 class _Tile:
     """The work of one task: the queries from `first` on, at `at` of the leading axes."""
 
@@ -138,6 +159,9 @@ class _Tile:
         self.factor = T.alloc_buffer((p.queries,), p.dtype)
         self.keys = T.alloc_buffer((p.keys, p.depth), p.dtype) if p.copied[0] else None
         self.values = T.alloc_buffer((p.keys, p.padded), p.dtype) if p.copied[1] else None
+        self.turned = [
+            T.alloc_buffer((p.keys, p.queries), view.dtype) if _is_table(view) else None for view in self.extra
+        ]
 
     def write(self) -> None:
         p = self.p
@@ -180,6 +204,33 @@ class _Tile:
             with T.serial(literal(0), count) as s, T.serial(literal(0), literal(width)) as d:
                 T.buffer_store(buffer, cast(view.broadcast([*self.at, first + s, d]), p.dtype), [s, d])
 
+        for buffer, view in zip(self.turned, self.extra, strict=True):
+            if buffer is None:
+                continue
+            self._turn(buffer, view, first, count)
+
+    def _turn(self, buffer: Any, view: View, first: Any, count: Any) -> None:
+        """A table's part for a block of keys, with queries along lanes.
+
+        Squares are written out element by element, since LLVM would make a scatter of a loop.
+        """
+        p = self.p
+
+        def copy(s: Any, r: Any) -> None:
+            t = tirx.min(self.first + r, self.length - literal(1))
+            T.buffer_store(buffer, view.broadcast([*self.at, t, first + s]), [s, r])
+
+        side = SQUARE
+        squares = count // literal(side)
+        with T.serial(literal(0), literal(p.queries // side)) as column:
+            with T.serial(literal(0), squares) as row:
+                for s in range(side):
+                    for r in range(side):
+                        copy(row * literal(side) + literal(s), column * literal(side) + literal(r))
+            with T.serial(squares * literal(side), count) as s:
+                for r in range(side):
+                    copy(s, column * literal(side) + literal(r))
+
     def _score(self, first: Any, count: Any) -> None:
         """Keys by queries."""
         p = self.p
@@ -198,9 +249,7 @@ class _Tile:
 
             def store(r: int, lane: Any, value: Any) -> None:
                 s = row + literal(r)
-                T.buffer_store(
-                    self.scores, self._scored(value, first + s, column + lane), self._place(s, column + lane)
-                )
+                T.buffer_store(self.scores, self._scored(value, first, s, column + lane), self._place(s, column + lane))
 
             product(
                 (literal(p.depth),),
@@ -218,13 +267,19 @@ class _Tile:
         width = literal(self.p.scores_tile[1])
         return r // width, s, r % width
 
-    def _scored(self, value: Any, s: Any, r: Any) -> Any:
+    def _scored(self, value: Any, first: Any, s: Any, r: Any) -> Any:
+        """The score of key s of the block from `first` on and query r of the tile."""
         p = self.p
         if p.score is not None:
             t = tirx.min(self.first + r, self.length - literal(1))
-            value = p.score(value, [*self.at, t, tirx.min(s, self.span - literal(1))], self.kernel, *self.extra)
+            index = [*self.at, t, tirx.min(first + s, self.span - literal(1))]
+            extra = [
+                view if buffer is None else _Turned(view.type, buffer[s, r])
+                for view, buffer in zip(self.extra, self.turned, strict=True)
+            ]
+            value = p.score(value, index, self.kernel, *extra)
         if p.causal:
-            value = tirx.Select(s <= self.first + r, value, const(float("-inf"), p.dtype))
+            value = tirx.Select(first + s <= self.first + r, value, const(float("-inf"), p.dtype))
         return value
 
     def _normalise(self, count: Any) -> None:
@@ -240,13 +295,15 @@ class _Tile:
             with T.serial(literal(0), count) as s, T.vectorized(*lanes) as lane:
                 T.buffer_store(top, tirx.max(top[lane], self.scores[self._place(s, at + lane)]), [lane])
             with T.vectorized(*lanes) as lane:
-                T.buffer_store(self.factor, exp(self.top[at + lane] - top[lane]), [at + lane])
+                T.buffer_store(self.factor, decay(self.top[at + lane] - top[lane]), [at + lane])
             with T.vectorized(*lanes) as lane:
                 T.buffer_store(total, self.total[at + lane] * self.factor[at + lane], [lane])
             with T.serial(literal(0), count) as s:
                 with T.vectorized(*lanes) as lane:
                     T.buffer_store(
-                        self.scores, exp(self.scores[self._place(s, at + lane)] - top[lane]), self._place(s, at + lane)
+                        self.scores,
+                        decay(self.scores[self._place(s, at + lane)] - top[lane]),
+                        self._place(s, at + lane),
                     )
                 with T.vectorized(*lanes) as lane:
                     T.buffer_store(total, total[lane] + self.scores[self._place(s, at + lane)], [lane])

@@ -112,6 +112,14 @@ def _power_of_two(n: Any) -> Any:
     return tirx.reinterpret("float32", (n + const(127, "int32")) << const(23, "int32"))
 
 
+def _exp_polynomial(r: Any) -> Any:
+    """Cephes' e^r for r in ±ln 2 / 2."""
+    p = _polynomial(
+        r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+    )
+    return p * r * r + r + const(1, "float32")
+
+
 def exp(x: Any) -> Any:
     """e^x: 2^n · e^r with r in ±ln 2 / 2 by Cephes' polynomial; overflows to infinity and underflows gradually."""
     if dtype_of(x) != "float32":
@@ -126,13 +134,27 @@ def exp(x: Any) -> Any:
         return let(rest, lambda r: let(cast(n, "int32"), lambda k: result(r, k)))
 
     def result(r: Any, k: Any) -> Any:
-        p = _polynomial(
-            r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-        )
         half = k >> const(1, "int32")
-        return (p * r * r + r + f(1.0)) * _power_of_two(half) * _power_of_two(k - half)
+        return _exp_polynomial(r) * _power_of_two(half) * _power_of_two(k - half)
 
     return let(at_least(at_most(x, 89.0), -104.0), reduced)
+
+
+def decay(x: Any) -> Any:
+    """e^x of what is not above 0, for weights that are added to a 1: it is 0 where `exp` has no normal number."""
+    if dtype_of(x) != "float32":
+        return tirx.exp(x)
+
+    def scaled(x: Any, n: Any) -> Any:
+        rest = x - n * const(0.693359375, "float32") - n * const(-2.12194440e-4, "float32")
+        return let(rest, lambda r: _exp_polynomial(r) * _power_of_two(cast(n, "int32")))
+
+    def reduced(x: Any) -> Any:
+        n = tirx.floor(x * const(1.44269504088896341, "float32") + const(0.5, "float32"))
+        return let(n, lambda n: scaled(x, n))
+
+    least = const(-87.0, "float32")
+    return let(x, lambda x: tirx.Select(x < least, zero("float32"), let(at_least(x, -87.0), reduced)))
 
 
 def sigmoid(x: Any) -> Any:
