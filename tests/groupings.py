@@ -124,13 +124,14 @@ def _conv1d(net: _Net, x: Value) -> None:
 
 
 def _transposed(net: _Net, x: Value) -> None:
-    channels, groups = net.shape(x)[1], 1
+    channels = net.shape(x)[1]
+    groups = net.pick(1, channels)
     kernel = net.number(1, 3), net.number(1, 3)
     stride, dilation = (net.number(1, 3), net.number(1, 2)), (net.number(1, 2), 1)
     extra = tuple(net.number(0, max(s, d) - 1) for s, d in zip(stride, dilation, strict=True))
     padding = tuple((net.number(0, k // 2), net.number(0, k // 2)) for k in kernel)
     weight = net.weight(channels, net.number(1, 3), *kernel)
-    bias = net.weight(net.shape(weight)[1]) if net.number(0, 1) else None
+    bias = net.weight(net.shape(weight)[1] * groups) if net.number(0, 1) else None
     net.add(
         "conv_transpose2d", x, weight, bias, stride=stride, padding=padding, output_padding=extra, groups=groups,
         dilation=dilation,
@@ -283,6 +284,28 @@ def _attention(net: _Net, x: Value) -> None:
     net.add("reshape", net.build("permute", found, dims=(0, 2, 1, 3)), size=(n, t, features))
 
 
+def _pool1d(net: _Net, x: Value) -> None:
+    kernel = net.number(1, 3)
+    padding = ((net.number(0, kernel // 2), net.number(0, kernel // 2)),)
+    kind = net.pick("max_pool1d", "avg_pool1d")
+    net.add(kind, x, kernel_size=kernel, stride=net.number(1, 2), padding=padding, ceil_mode=bool(net.number(0, 1)))
+
+
+def _product(net: _Net, x: Value) -> None:
+    n, t, features = net.shape(x)
+    if net.number(0, 1):
+        net.add("einsum", x, net.weight(features, net.number(1, 4)), equation="btd,de->bte")
+    else:
+        net.add("einsum", x, net.weight(t, 2), net.weight(2, n), equation="btd,tk,kb->bd")
+
+
+def _group_norm(net: _Net, x: Value) -> None:
+    _, channels, height, width = net.shape(x)
+    groups = net.pick(1, channels)
+    if channels // groups * height * width > 1:  # PyTorch wants more than one number in a group
+        net.add("group_norm", x, net.weight(channels), net.weight(channels), num_groups=groups)
+
+
 def _largest(net: _Net, x: Value) -> None:
     size = net.shape(x)[-1]
     net.add("topk", x, k=net.number(1, size), dim=-1)
@@ -296,9 +319,11 @@ def _looked_up(net: _Net, x: Value) -> None:
 
 _IMAGE = (
     _conv, _conv, _conv, _same_conv, _same_conv, _transposed, _pool, _pool, _resize, _padded, _gate, _gate,
-    _normalised, _tokens, _shuffled,
+    _normalised, _group_norm, _tokens, _shuffled,
 )  # fmt: skip
-_SEQUENCE = (_linear, _linear, _layer_norm, _attention, _conv1d, _largest, _looked_up, _normalised)
+_SEQUENCE = (
+    _linear, _linear, _layer_norm, _attention, _conv1d, _pool1d, _product, _largest, _looked_up, _normalised,
+)  # fmt: skip
 _ANY = (_summed, _summed, _activated, _joined, _sliced, _halves, _turned, _reduced, _softmax)
 _STEPS: dict[int, tuple[Callable[[_Net, Value], None], ...]] = {4: _IMAGE, 3: _SEQUENCE, 2: (_linear,)}
 
@@ -308,7 +333,7 @@ def cases(draw: Draw, most: int = 8) -> Case:
     """A graph of a few operators, a connected convex group of it, and a schedule."""
     net = _Net(draw)
     net.start()
-    for _ in range(net.number(1, most)):
+    for _ in range(net.number(2, most)):
         net.grow()
     graph = net.done()
     dtype = draw(st.sampled_from((None, DType.I8, DType.F16)))
@@ -335,7 +360,7 @@ def groups(draw: Draw, workload: Workload) -> list[str]:
     if not work.nodes:
         return []
     chosen = {draw(st.sampled_from(list(work.nodes)))}
-    for _ in range(draw(st.sampled_from((0, 1, 2, 3, 5, 8, len(work.nodes))))):
+    for _ in range(draw(st.sampled_from((len(work.nodes), 8, 5, 3, 2, 0)))):
         near = sorted({p for path in chosen for p in (*work.before[path], *work.after[path])} - chosen)
         if not near:
             break
