@@ -36,10 +36,14 @@ class Counted(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """The outputs of a model that was executed group by group, and what each group took."""
+    """The outputs of a model that was executed group by group, and what each group took.
+
+    `values` are all that went through DRAM, the inputs among them.
+    """
 
     outputs: dict[str, torch.Tensor]
     usages: tuple[Usage, ...]
+    values: dict[Value, torch.Tensor]
 
     @property
     def dram(self) -> int:
@@ -125,7 +129,7 @@ def execute_plan(
             dram.update(made)
     with torch.inference_mode():
         outputs = {name: _output(workload, ref, dram, parameters) for name, ref in graph.outputs.items()}
-    return Executed(outputs, tuple(usages[i] for i in range(len(groups))))
+    return Executed(outputs, tuple(usages[i] for i in range(len(groups))), dram)
 
 
 def _entering(workload: Workload, nodes: Collection[str]) -> Iterator[Value]:
