@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from netc.backends.pytorch import module
 from netc.backends.relax.artifact import kept, restored
 from netc.backends.relax.build import build, fused, prepare
 from netc.backends.relax.machine import host
 from netc.backends.relax.schedule import SCHEDULED, schedule
+from netc.backends.relax.untyped import walk
 from netc.compiler.fusion.chains import Chain, Refusal, chain
 from netc.compiler.fusion.group import Group
 from netc.compiler.fusion.work import Work
@@ -141,6 +145,36 @@ def test_a_chain_is_one_kernel_that_means_what_pytorch_says(case: Case):
     assert_same(graph, built)
 
 
+@st.composite
+def chains(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Graph:
+    """Two to four convolutions of any sizes, padding to no purpose included."""
+    b = Builder("chain")
+    channels, rows, columns = (draw(st.sampled_from(s)) for s in ([1, 3, 16, 17, 40], [6, 13, 24], [5, 14, 31]))
+    x: Ref = b.input("x", f"f32[{draw(st.integers(1, 2))}, {rows}, {columns}, {channels}]")
+    x = y = b("permute", x, dims=[0, 3, 1, 2])
+    for i in range(draw(st.integers(2, 4))):
+        kernel = tuple(draw(st.sampled_from([1, 2, 3, 5])) for _ in range(2))
+        window = {
+            "stride": tuple(draw(st.sampled_from([1, 1, 2, 3])) for _ in range(2)),
+            "padding": tuple((draw(st.integers(k // 2, k)), draw(st.integers(k // 2, k))) for k in kernel),
+            "bias": draw(st.booleans()),
+        }
+        if draw(st.booleans()):
+            y = depthwise(b, y, f"layer{i}", kernel, **window)
+        else:
+            y = conv(b, y, f"layer{i}", draw(st.sampled_from([1, 5, 16, 24, 33])), kernel, **window)
+        y = b(draw(st.sampled_from(["relu6", "silu", "hardswish", "identity"])), y)
+    y = b("add", y, x) if b.edit.type(y).shape == b.edit.type(x).shape else y
+    return prepare(b.done(b("permute", y, dims=[0, 2, 3, 1])), {})
+
+
+@settings(max_examples=8)
+@given(chains(), st.sampled_from([1, 2, 5]))
+def test_random_chains(graph: Graph, threads: int):
+    assert isinstance(chain(graph, nodes(graph)), Chain)
+    assert_same(graph, build(graph, host(threads=threads), groups=[Group("all", nodes(graph))]))
+
+
 def assert_same(graph: Graph, built: Any, tolerance: float = 1e-4) -> None:
     (node,) = graph.inputs.values()
     shape = [d if isinstance(d, int) else 3 for d in node.types[0].shape]
@@ -166,8 +200,6 @@ def allocated(function: Any) -> list[int]:
 
     def visit(statement: Any) -> None:
         found.append(int(np.prod([int(d) for d in statement.buffer.shape])))
-
-    from netc.backends.relax.untyped import walk
 
     walk(function.body, (tvm.tirx.AllocBuffer, visit))
     return found

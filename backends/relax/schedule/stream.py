@@ -19,6 +19,9 @@ from .level import Head, Level
 Reads = Mapping[Any, Callable[[Sequence[Any]], Any]]
 """How to read what a stage has made, by the buffer that it was to be in."""
 
+TALLEST = 4
+"""Columns of an image in a tile where every channel is reduced for itself: registers hold weights beside the sums."""
+
 
 @dataclass(frozen=True)
 class Ring:
@@ -146,7 +149,7 @@ class _Stream:
             self._copy(level, sample, start, stop, ring)
             return
         columns, channels = level.shape[2:]
-        height = min(level.height, columns)
+        height = min(level.height, columns, columns if level.mode == "image" else TALLEST)
         tiles = -(-columns // height)
         read: Reads = {level.source: source.read} if source else {}
         for panel in panels(level, channels, self.machine):
@@ -205,8 +208,7 @@ class _Stream:
 
     def _tile(self, level: Level, at: _At, read: Reads, ring: Ring | None) -> None:
         sums = T.alloc_buffer((literal(at.height), literal(at.panel.width)), level.total.dtype)
-        lanes = self.machine.lanes if at.panel.width % self.machine.lanes == 0 else at.panel.width
-        vectors = [(v, lanes) for v in range(0, at.panel.width, lanes)]
+        vectors = _vectors(at.panel.width, self.machine.lanes)
         for i, v, n in ((i, v, n) for i in range(at.height) for v, n in vectors):
             with T.vectorized(literal(0), literal(n)) as lane:
                 T.buffer_store(sums, level.zero, [literal(i), literal(v) + lane])
