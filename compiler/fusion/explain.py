@@ -19,7 +19,9 @@ from .occupancy import occupancy
 from .workload import Edge, Path, Workload
 
 SCREENED = 16
-"""How many nodes are left out in turn; of smaller groups, all."""
+"""How many nodes are left out in turn; of smaller groups, all. Of groups of more than 50 nodes fewer, so that what is
+computed stays within `EFFORT` nodes, but 4 at least."""
+EFFORT = 800
 
 Cause = Literal["whole", "unmade", "torn", "waits", "later", "window", "passes", "leaves"]
 """Why lines are held: a reader takes all of them; their node makes none alone; readers want different axes; a reader
@@ -189,8 +191,9 @@ def scores(workload: Workload, nodes: Collection[str], buffer: int) -> dict[str,
     if excess <= 0:
         return found
     blamed = _blamed(workload, members)
-    screened = members.order if len(members.order) <= SCREENED else sorted(blamed, key=lambda p: -blamed[p])[:SCREENED]
-    for path in screened:
+    size = len(members.order)
+    ranked = sorted(blamed, key=lambda path: -blamed[path])[: max(4, min(SCREENED, EFFORT // size))]
+    for path in members.order if size <= SCREENED else ranked:
         parts = around(workload, members.order, path)
         left = max((least(workload, part, buffer) - buffer for part in parts), default=0)
         found[path] = float(max(0, excess - max(0, left)))

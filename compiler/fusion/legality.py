@@ -403,14 +403,15 @@ class Legality:
 
 
 def _shortest_ring(graph: nx.DiGraph[str]) -> list[str]:
-    """A shortest cycle."""
+    """A shortest cycle, of several always the same, from its first name on."""
     import networkx as nx
 
     found: list[list[str]] = []
     for part in nx.strongly_connected_components(graph):
-        inner = graph.subgraph(part)
+        inner = nx.DiGraph([edge for edge in graph.edges if part.issuperset(edge)])
         found += [nx.shortest_path(inner, b, a) for a, b in inner.edges]
-    return min(found, key=len)
+    turned = [ring[(at := ring.index(min(ring))) :] + ring[:at] for ring in found]
+    return min(turned, key=lambda ring: (len(ring), ring))
 
 
 def _names(nodes: Sequence[str]) -> str:
