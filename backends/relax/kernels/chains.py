@@ -64,7 +64,7 @@ def _attention(low: Lowering, work: Work, nodes: Sequence[str], resolve: Resolve
 
     rank = type.rank
     # Heads inside positions, as the projection that mostly follows reads them; outputs as they are.
-    outside = parts.values.path in work.leaving or rank < 4
+    outside = parts.values.values[0] in work.graph.outputs.values() or rank < 4
     order = plain(rank) if outside else (*range(rank - 3), rank - 2, rank - 3, rank - 1)
     return flash(
         low,

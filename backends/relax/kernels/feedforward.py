@@ -116,10 +116,11 @@ class _FeedForward:
         self.products = len(first)
         (self.hidden, self.inner), (self.columns, _) = (_sizes(first[0]), _sizes(last))
         self.width = _width((self.hidden, self.columns), machine)
-        self.height = machine.accumulators // (self.width // machine.lanes)
+        # Not all accumulators: with two addresses at work, LLVM would spill some of 28.
+        most = machine.accumulators * 6 // 7 // (self.width // machine.lanes)
         portion = max(1, HIDDEN // self.width) * self.width
         self.portion = min(portion, -(-self.hidden // self.width) * self.width)
-        self.height, self.tiles = _task(self.rows, self.height, self._bytes, machine)
+        self.height, self.tiles = _task(self.rows, most, self._bytes, machine)
 
     @property
     def dtype(self) -> str:
