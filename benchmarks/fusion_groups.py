@@ -197,9 +197,7 @@ def between(workload: Any, parts: list[Any]) -> int:
     return sum(workload.bytes(workload.type(value)) for value in made if value not in workload.results)
 
 
-def traffic(
-    workload: Any, nodes: tuple[str, ...], parts: list[Any], machine: Any
-) -> tuple[int | None, int | None]:
+def traffic(workload: Any, nodes: tuple[str, ...], parts: list[Any], machine: Any) -> tuple[int | None, int | None]:
     """Bytes to and from beyond L2 by the memory model: as one group, and layer by layer."""
     from netc.compiler.fusion.memory import cheapest
 

@@ -139,7 +139,8 @@ def _task(plan: Plan, workload: Workload, free: Sequence[str], fixed: Sequence[G
         return not isinstance(kernel(workload, nodes), Refusal)
 
     allowed = has_kernel if isinstance(plan.target, LLVM | CUDA) else None
-    return Task(workload, Machine.of(plan.target).buffer, free, fixed, allowed)
+    machine = Machine.of(plan.target)
+    return Task(workload, machine.buffer, free, fixed, allowed, soft=machine.soft)
 
 
 def _free_name(name: str, taken: dict[str, str]) -> str:

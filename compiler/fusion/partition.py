@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ..diagnostic import Diagnostic, Label, NetcError
 from ..graph import Value
@@ -68,9 +68,23 @@ def bits(mask: Mask) -> Iterator[int]:
         mask ^= low
 
 
+class Reading(NamedTuple):
+    """An edge, and which kind it is: edges of one kind read in the same way what is of the same type."""
+
+    source: Value
+    kind: int
+
+
 @dataclass
 class Node:
     """What a planner asks of a working node again and again."""
+
+    kind: int
+    """Nodes of one kind compute the same of what they read, and have the same weights."""
+    values: tuple[Value, ...]
+    edges: tuple[Reading, ...]
+    names: tuple[str, ...]
+    """Of the weights."""
 
     weights: tuple[tuple[str, int], ...]
     """By name, of a table that is looked up a name of its own: the fewest bytes that are loaded."""
@@ -84,6 +98,7 @@ class Node:
 class Task:
     """What a planner is asked: to group the nodes `free`, beside the groups `fixed`, for a buffer of so many bytes.
 
+    A buffer is `soft` where it is a cache, which a node alone may exceed: it moves everything once then.
     `allowed` refuses groups that nothing can execute as one; a node alone is always allowed. Groups are sets of bits
     to planners (`Mask`), and convex where no way leads out of them and back in, fixed groups taken as one.
     """
@@ -96,8 +111,10 @@ class Task:
         fixed: Sequence[Group] = (),
         allowed: Allowed | None = None,
         seed: int = 0,
+        soft: bool = False,
     ) -> None:
         self.workload = workload
+        self.soft = soft
         self.buffer = buffer
         self.fixed = tuple(fixed)
         self.allowed = allowed
@@ -114,6 +131,10 @@ class Task:
         self._not_below: dict[Mask, float] = {}
         """Groups of which only this much is known of their bytes."""
         self._valid: dict[Mask, bool] = {}
+        self._shapes: dict[tuple[Hashable, ...], tuple[Cost, tuple[str, ...]]] = {}
+        self._shape_not_below: dict[tuple[Hashable, ...], float] = {}
+        self.evaluated = 0
+        """How many groups have been costed so far; of those of one shape, one."""
 
     # -------------------------------------------------------------------------------------------- sets of nodes
 
@@ -183,7 +204,7 @@ class Task:
 
     def cost_of(self, mask: Mask) -> Cost | None:
         if mask not in self._costs:
-            self._costs[mask] = cheapest(self.workload, self.members(mask), self.buffer)
+            self._find(mask, inf)
         return self._costs[mask]
 
     def dram(self, mask: Mask, below: float = inf) -> float:
@@ -191,26 +212,52 @@ class Task:
         `below`."""
         if not self.valid(mask) or self._not_below.get(mask, 0) >= below:
             return inf
-        if mask in self._costs or below == inf:
-            cost = self.cost_of(mask)
-        else:
-            cost = cheapest(self.workload, self.members(mask), self.buffer, below)
-            if cost is None:
-                self._not_below[mask] = below
-            else:
-                self._costs[mask] = cost
+        if mask not in self._costs:
+            self._find(mask, below)
+        cost = self._costs.get(mask)
         return inf if cost is None or cost.usage.dram >= below else cost.usage.dram
 
-    @property
-    def evaluated(self) -> int:
-        """How many groups have been costed so far."""
-        return len(self._costs.keys() | self._not_below.keys())
+    def _find(self, mask: Mask, below: float) -> None:
+        """What a group costs, or that it moves no fewer bytes than `below`; as one of its shape did, if one is known."""
+        shape, weights = self._shape(mask)
+        known, names = self._shapes.get(shape, (None, ()))
+        if known is None and self._shape_not_below.get(shape, 0) < below:
+            known, names = cheapest(self.workload, self.members(mask), self.buffer, below), weights
+            self.evaluated += 1
+            if known is None:
+                self._shape_not_below[shape] = below
+            else:
+                self._shapes[shape] = known, names
+        if known is not None:
+            renamed = dict(zip(names, weights, strict=True))
+            resident = frozenset(renamed[name] for name in known.schedule.resident)
+            self._costs[mask] = Cost(replace(known.schedule, resident=resident), known.usage)
+        elif self._shape_not_below[shape] == inf:
+            self._costs[mask] = None
+        else:
+            self._not_below[mask] = self._shape_not_below[shape]
+
+    def _shape(self, mask: Mask) -> tuple[tuple[Hashable, ...], tuple[str, ...]]:
+        """All of a group that its cost depends on, and the weights that it has, in order of appearance."""
+        found: list[Hashable] = []
+        places: dict[Value, int] = {}
+        weights: dict[str, int] = {}
+        for i in bits(mask):
+            node = self.nodes[i]
+            found.append(node.kind)
+            for edge in node.edges:
+                found.append((places.setdefault(edge.source, len(places)), edge.kind))
+            found.extend(weights.setdefault(name, len(weights)) for name in node.names)
+            for value, (readers, result, _) in zip(node.values, node.makes, strict=True):
+                found.append((places.setdefault(value, len(places)), result or bool(readers & ~mask)))
+        return tuple(found), tuple(weights)
 
     @cached_property
     def nodes(self) -> list[Node]:
         """By number, what each node brings to the floor of a group."""
         workload = self.workload
         spans = _spans(workload)
+        kinds: dict[Hashable, int] = {}
         made: list[Node] = []
         for name in self.names:
             weights = {w.name: w.bytes for w in workload.weights[name] if not w.looked_up}
@@ -223,7 +270,14 @@ class Task:
                 (self.mask(e.reader for e in workload.readers.get(v, ())), v in workload.results, workload.bytes(t))
                 for v, t in values
             ]
-            made.append(Node(tuple((weights | rows).items()), tuple(loads), tuple(makes)))
+            read = [
+                Reading(e.source, kinds.setdefault(_edge_kind(workload, e), len(kinds))) for e in workload.edges[name]
+            ]
+            kind = kinds.setdefault(_node_kind(workload, name), len(kinds))
+            values = workload.graph.nodes[name].values
+            names = tuple(w.name for w in workload.weights[name])
+            own = tuple((weights | rows).items())
+            made.append(Node(kind, values, tuple(read), names, own, tuple(loads), tuple(makes)))
         return made
 
     def _maker(self, value: Value) -> Mask:
@@ -332,6 +386,19 @@ class Task:
         message = f"%{names[0]} alone does not fit a buffer of {self.buffer:,} bytes"
         labels = tuple(Label(span) for span in node.origin[:1])
         raise NetcError([Diagnostic("does-not-fit", message, labels, fix="a larger buffer, or smaller numbers")])
+
+
+def _node_kind(workload: Workload, name: str) -> Hashable:
+    node = workload.graph.nodes[name]
+    weights = tuple((w.bytes, w.portion, w.looked_up) for w in workload.weights[name])
+    return node.op, workload.graph.input_types(node), node.types, weights
+
+
+def _edge_kind(workload: Workload, edge: Edge) -> Hashable:
+    nodes = workload.graph.nodes
+    moves = tuple((nodes[v.node].op, v.index, workload.graph.input_types(nodes[v.node])) for v in edge.through)
+    source = nodes[edge.source.node]
+    return edge.operand, moves, source.types, edge.source.index, len(source.types)
 
 
 # ------------------------------------------------------------------------------------------- the least that is read

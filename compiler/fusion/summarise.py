@@ -28,7 +28,7 @@ def summarise(decision: Decision) -> Summary:
         f"{plan.target_name}, an accelerator" if isinstance(plan.target, Accelerator) else f"{plan.target}",
         machine,
         plan.dtype,
-        shares(workload, decision.groups, machine.buffer, makers=decision.makers, kernels=kernels),
+        shares(workload, decision.groups, machine.buffer, makers=decision.makers, kernels=kernels, soft=machine.soft),
         max(proved, Task(workload, machine.buffer).compulsory),
         decision.measured,
         found.notes if found is not None else (),

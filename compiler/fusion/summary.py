@@ -24,13 +24,15 @@ class Machine:
     buffer: int | None = None
     dram: float | None = None
     macs: float | None = None
+    soft: bool = False
+    """The buffer is a cache: what does not fit goes to memory and back all the same."""
 
     @classmethod
     def of(cls, target: Target) -> Machine:
         """What a target says of itself: of a processor no more than its cache."""
         if isinstance(target, Accelerator):
             return cls(target.buffer, target.dram, target.macs)
-        return cls(target.cache if isinstance(target, LLVM) else None)
+        return cls(target.cache if isinstance(target, LLVM) else None, soft=True)
 
     def seconds(self, macs: int, moved: int) -> float | None:
         """The least time: computing and moving go on at once. None where nothing is known of it."""
@@ -200,17 +202,22 @@ def shares(
     *,
     makers: Mapping[str, str] | None = None,
     kernels: Mapping[str, str] | None = None,
+    soft: bool = False,
 ) -> tuple[Share, ...]:
     """The groups of a plan with what they cost. By a group's name: `costs` where they are known already, `makers`, and
     `kernels`."""
     together = carried(workload, groups)
     found: list[Share] = []
+
+    def cost_of(nodes: Sequence[str]) -> Cost | None:
+        return cheapest(workload, nodes, buffer) or (cheapest(workload, nodes, None) if soft else None)
+
     for group in groups:
-        alone = tuple(cheapest(workload, (path,), buffer) for path in group.nodes)
+        alone = tuple(cost_of((path,)) for path in group.nodes)
         if costs is not None and group.name in costs:
             cost = costs[group.name]
         else:
-            cost = alone[0] if len(alone) == 1 else cheapest(workload, group.nodes, buffer)
+            cost = alone[0] if len(alone) == 1 else cost_of(group.nodes)
         macs = sum(_macs(workload, path) for path in group.nodes)
         maker, kernel = (makers or {}).get(group.name, ""), (kernels or {}).get(group.name, "")
         found.append(Share(group, together[group.name], cost, alone, macs, maker, kernel))
