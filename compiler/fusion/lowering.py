@@ -18,7 +18,7 @@ from ..operators.normalization import LayerNorm
 from ..operators.operator import Operator
 from ..operators.reduction import Arg, Reduction
 from ..types import TensorType
-from .chains import Chain, chain
+from .chains import Chain, decided
 from .memory import Members
 from .workload import Edge, Workload
 
@@ -91,7 +91,7 @@ def kernel(workload: Workload, nodes: Collection[str]) -> Kernel | Refusal:
     anchors = [path for path in members.order if _is_anchor(workload.graph.nodes[path].op)]
     if len(anchors) < 2:
         return _alone(members) or _one(members, anchors)
-    linked = chain(workload.graph, members.order)
+    linked = decided(workload.work, members.order)
     if isinstance(linked, Chain):
         return Kernel(linked.kind, linked.anchors)
     if all(_along_last(workload.graph.nodes[path], members) for path in anchors):
