@@ -366,6 +366,8 @@ class _Reader:
             _refuse(message, words["planner"].span, notes, "fuse auto(minimize = latency)")
         rest = [a for a in c.arguments if a not in words.values()]
         for argument in rest:
+            if argument.name is not None and argument.name.text in words:
+                _refuse(f"{argument.name.text} is given twice", words[argument.name.text].span)
             if argument.name is None:
                 _refuse("auto takes its options by name", argument.span, (), "fuse auto(minimize = dram)")
         options = read_options(
@@ -404,7 +406,8 @@ class _Patterns:
     def read(self, e: t.Expr) -> Pattern:
         pattern = self._part(e)
         if _may_be_nothing(pattern):
-            _refuse("this pattern is met by no node at all", e.span, (), "leave the `?` out at one of its operators")
+            message = "this pattern is met by no node at all: each of its operators may be left out"
+            _refuse(message, e.span, (), "leave the `?` out at one of its operators")
         return pattern
 
     def _part(self, e: t.Expr) -> Pattern:
@@ -454,7 +457,8 @@ class _Patterns:
             except ValidationError as error:
                 for one in error.errors():
                     if one["loc"] and one["loc"][0] == name:
-                        _refuse(f"{name} of {cls.name}: {one['msg'].lower()}", argument.span)
+                        reason = one["msg"].removeprefix("Value error, ").lower()
+                        _refuse(f"{name} of {cls.name}: {reason}", argument.span)
         return found
 
 

@@ -96,8 +96,9 @@ class Program:
             digest.update(scope.source.text.encode() + b"\0")
         return digest.hexdigest()
 
-    def model(self, name: str | None = None) -> Model:
-        """A model by name; without a name the file's only one. `snn[3]` is a member of a family.
+    def model(self, name: str | None = None, asked: Span | None = None) -> Model:
+        """A model by name; without a name the file's only one. `snn[3]` is a member of a family. `asked` is the place
+        that asks for it, where a spec does.
 
         Raises:
             NetcError: with everything that is wrong with it.
@@ -107,7 +108,7 @@ class Program:
         families = _names(self.scope, t.Family)
         if name.endswith("]") and name.partition("[")[0] in families:
             family, _, number = name[:-1].partition("[")
-            return self._member(self.family(family), number, None)
+            return self._member(self.family(family), number, asked)
         if name in families:
             family, fix = self.family(name), f"{self.source.name}:{name}[0]"
             message = f"{name} is a family of {family.count} models"

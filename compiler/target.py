@@ -165,6 +165,7 @@ def _units(cls: type[Target]) -> dict[str, Quantity]:
 
 def _refused(function: t.Name, error: Any, places: Mapping[str, Span], declaration: t.Target) -> Diagnostic:
     name = str(error["loc"][0]) if error["loc"] else ""
+    unit = _units(TARGETS[function.text]).get(name)
     accepted = [f.name for f in fields(TARGETS[function.text])]
     notes = (f"its arguments: {', '.join(accepted)}",)
     span = places.get(name, declaration.value.span)
@@ -172,11 +173,12 @@ def _refused(function: t.Name, error: Any, places: Mapping[str, Span], declarati
     if "unexpected" in error["type"]:
         message, fix = f"{function.text} has no argument {name}", nearest(name, accepted)
     elif error["type"] == "missing":
-        unit = _units(TARGETS[function.text]).get(name)
         message = f"{function.text} needs its {name}"
         fix = f"{name} = {EXAMPLES[unit]}" if unit else f"{name} = …"
     else:
-        message = f"{function.text} cannot take {error['input']!r} as {name}: {error['msg']}"
+        value, reason = span.text.partition("=")[2].strip(), error["msg"].removeprefix("Value error, ")
+        message = f"{function.text} cannot take {value} as {name}: {reason[:1].lower()}{reason[1:]}"
+        fix = f"{name} = {EXAMPLES[unit]}" if unit else None
     return Diagnostic("target", message, (Label(span),), notes, fix)
 
 

@@ -19,8 +19,8 @@ from netc.compiler.format import format_text
 from netc.compiler.fusion.decide import Decision, decide
 from netc.compiler.fusion.planner import PLANNERS
 from netc.compiler.fusion.prepare import prepared, traced
-from netc.compiler.fusion.require import broken, known, open_limits
-from netc.compiler.fusion.resolve import by_pattern, interrupted
+from netc.compiler.fusion.require import broken, known, open_limits, unknowable
+from netc.compiler.fusion.resolve import by_pattern, interrupted, why_unmet
 from netc.compiler.fusion.summarise import summarise
 from netc.compiler.fusion.work import Work
 from netc.compiler.measure import measure
@@ -185,6 +185,7 @@ WRONG = {
     "minimize": ("fuse auto(minimize = latenci)", "latenci", "dram or latency, not latenci", "latency"),
     "a planner": ("fuse auto(planner = layer)", "layer", "the planner is", "layers"),
     "a planner's option": ("fuse auto(planner = layers, depth = 1)", "depth = 1", "no option depth", None),
+    "an option twice": ("fuse auto(minimize = dram, minimize = latency)", "minimize = latency", "given twice", None),
     "an option without name": ("fuse auto(dram)", "dram", "by name", "minimize"),
     "an operator": ("fuse pattern conv2 |> relu", "conv2", "no operator, layer or module called conv2", "conv2d"),
     "what moves": ("fuse pattern conv2d |> flatten", "flatten", "belongs to no group", None),
@@ -192,6 +193,8 @@ WRONG = {
     "an operand": ("fuse pattern conv2d(weight = 1)", "weight = 1", "an operand", None),
     "no name": ("fuse pattern conv2d(3)", "3", "names the attributes", None),
     "an attribute's value": ('fuse pattern conv2d(groups = "x")', 'groups = "x"', "should be an integer", None),
+    "an attribute of two axes": ('fuse pattern conv2d(stride = "two")', 'stride = "two"', "stride of conv2d: should be",
+                                 None),
     "nothing": ("fuse pattern conv2d? |> relu?", "conv2d? |> relu?", "no node at all", "`?`"),
     "no limit": ("require latency", "latency", "is a limit", None),
     "a limit below": ("require latency < 20 ms", "latency < 20 ms", "is a limit", "latency <= 20 ms"),
@@ -295,6 +298,7 @@ UNITS = {
     "buffer = 1 KiB, dram = 20 ms": "dram is bytes per second, and 20 ms is seconds",
     "buffer = 1 KiB, dram = 1 GB/s, macs = 1 GB/s": "macs is a count per second",
     "buffer = 0, dram = 1 GB/s": "greater than or equal to 1",
+    "buffer = -512 KiB, dram = 1 GB/s": "cannot take -512 KiB as buffer: input should be greater than or equal to 1",
     "buffer = 1 KiB, buffer = 2 KiB, dram = 1 GB/s": "given twice",
     "512 KiB, 8 GB/s": "takes its arguments by name",
 }
@@ -494,6 +498,38 @@ def test_requirements() -> None:
     assert [d.code for d in broken(decision.plan, {"latency": float("nan")})] == ["requirement"]
 
 
+NEVER = {
+    "a difference of nothing that runs": (
+        "npu", "batch 1\nrequire difference <= 1e-4, dram <= 1 MiB", "difference", "nothing runs on npu"
+    ),
+    "bytes without a cache": ("bare", "batch 1\nrequire dram <= 1 MiB, latency <= 1 s", "dram", "how large its cache"),
+    "bytes of what does not fit": ("scant", "batch 1\nrequire buffer <= 1 MiB", "buffer", "%conv1 and "),
+    "time of what does not fit": ("scant", "batch 1\nrequire latency <= 1 s", "latency", "%conv1 and "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "body", "name", "why"), NEVER.values(), ids=NEVER.keys())
+def test_limits_that_nothing_tells_of(target: str, body: str, name: str, why: str) -> None:
+    targets = "target bare = llvm(threads = 1)\ntarget scant = accelerator(buffer = 64, dram = 1 GB/s)\n"
+    found = program(f"{targets}plan p for net on {target} {{\n{body}\n}}\n")
+    plan = found.plan()
+    model = found.model(plan.model)
+    decision = decide(plan, prepared(plan, traced(plan, model.graph, model.facts).final))
+    summary = summarise(decision)
+    (problem,) = unknowable(plan, summary, known(summary, decision.graph))
+    assert problem.span is not None
+    assert problem.span.text.startswith(f"{name} <=")
+    assert f"{name} cannot be known" in problem.message
+    assert why in problem.message
+
+
+def test_time_by_a_model_of_costs_is_a_bound(spec: Path) -> None:
+    spec.write_text(spec.read_text().replace("latency <= 1 s", "latency <= 1e-9"))
+    found = run("plan", f"{spec}:chip")
+    assert found.exit_code == 1
+    assert re.search(r"latency <= \S+ ms, but it is at least \S+ ms", found.stderr)
+
+
 def test_cost_models_are_no_choice_of_what_to_compile_for() -> None:
     text = "model m = Net (x: f32[N, 3, 8, 8])\n"
     assert str(program(text).target()) == "llvm(threads = 1, cache = 1 MiB)"
@@ -545,7 +581,7 @@ def test_plan_prints_groups(spec: Path) -> None:
     assert found.exit_code == 0, found.output
     assert "conv2d batch_norm" in found.output
     assert "conv1, bn1" in run("plan", f"{spec}:chip", "--paths").output
-    assert re.search(r"latency: \S+ ms, of 1e\+03 ms at most", found.output)
+    assert re.search(r"latency: at least \S+ ms, of 1e\+03 ms at most", found.output)
     data = json.loads(run("plan", f"{spec}:chip", "--format", "json").stdout)
     stem = data["groups"][0]
     assert (stem["name"], stem["maker"], stem["nodes"]) == ("stem", "the plan", ["conv1", "bn1"])
@@ -558,6 +594,39 @@ def test_a_pattern_that_nothing_meets_is_told(spec: Path) -> None:
     found = run("plan", f"{spec}:chip")
     assert found.exit_code == 0, found.output
     assert "warning[idle-pattern]: no node is in a group by this pattern" in found.stderr
+    assert "the graph of the plan has no silu" in found.stderr
+
+
+def test_why_a_pattern_has_no_group() -> None:
+    decision = decided("batch 1\nfuse group a = [fc]\nfuse pattern linear")
+    work, line = decision.workload.work, decision.plan.fuse[1]
+    assert isinstance(line, PatternLine)
+    assert why_unmet(work, line).startswith("earlier lines take nodes first")
+    other = decided("batch 1\nfuse pattern conv2d |> relu").plan.fuse[0]
+    assert isinstance(other, PatternLine)
+    assert "none in this order" in why_unmet(work, other)  # a batch norm stands between them
+
+
+def test_a_plan_without_groups_says_who_makes_kernels(spec: Path) -> None:
+    assert "no line says `fuse`" in run("plan", f"{spec}:slow").output
+    assert "no line says `fuse`" not in run("plan", f"{spec}:fast").output
+
+
+def test_a_member_that_there_is_not_is_told_where_a_plan_asks() -> None:
+    text = (SPECS / "stitched.net").read_text()
+    family = read(SPECS / "stitched.net").families[0]
+    made = read_source(
+        Source(
+            "stitched.net",
+            f"{text}\nplan p for {family}[9999] on chip {{ batch 1 }}\n"
+            "target chip = accelerator(buffer = 1 MiB, dram = 1 GB/s)\n",
+            SPECS / "own.net",
+        )
+    )
+    plan = made.plan()
+    with pytest.raises(NetcError, match="not 9999") as caught:
+        made.model(plan.model, plan.span)
+    assert caught.value.diagnostics[0].span == plan.span
 
 
 def test_check_lists_plans(spec: Path) -> None:

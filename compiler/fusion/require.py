@@ -11,6 +11,9 @@ from ..plan import LIMITS, Plan
 from ..types import Dim
 from .summary import Summary
 
+MEASURED = ("latency", "difference")
+"""Limits of what is measured where a plan is compiled."""
+
 
 def known(summary: Summary, graph: Graph) -> dict[str, float]:
     """Numbers by the names of limits that follow without running anything: parameters and multiply-accumulates of a
@@ -39,14 +42,40 @@ def broken(plan: Plan, facts: Mapping[str, float]) -> Iterator[Diagnostic]:
         found = facts.get(requirement.name)
         if found is not None and not found <= requirement.most:
             most = shown(requirement.name, requirement.most)
-            message = f"{plan.name} is required to have {requirement.name} <= {most}, but it is "
+            least = "at least " if bound(plan, requirement.name) else ""
+            message = f"{plan.name} is required to have {requirement.name} <= {most}, but it is {least}"
             message += shown(requirement.name, found)
             yield Diagnostic("requirement", message, (Label(requirement.span),))
+
+
+def bound(plan: Plan, name: str) -> bool:
+    """Whether what is known is not the number itself, but one that it is not below: time by a model of costs."""
+    return name == "latency" and not plan.target.compiles
 
 
 def open_limits(plan: Plan, facts: Mapping[str, float]) -> list[str]:
     """What is required, and no fact tells of."""
     return list(dict.fromkeys(r.name for r in plan.requirements if r.name not in facts))
+
+
+def unknowable(plan: Plan, summary: Summary, facts: Mapping[str, float]) -> Iterator[Diagnostic]:
+    """The requirements that no fact tells of, and that running the model would not tell of either."""
+    for requirement in plan.requirements:
+        name = requirement.name
+        if name in facts or (plan.target.compiles and name in MEASURED):
+            continue
+        big = [path for share in summary.shares if share.cost is None for path in share.group.nodes]
+        notes, fix = (), None
+        if name == "difference":
+            why = f"nothing runs on {plan.target_name}, a model of costs"
+        elif summary.machine.buffer is None:
+            why = f"{plan.target_name} does not say how large its cache is"
+            fix = "llvm(cache = 1 MiB)" if plan.target.kind == "llvm" else None
+        else:
+            rest = f" and {len(big) - 1} more" if len(big) > 1 else ""
+            why = f"%{big[0]}{rest} cannot run within {shown('buffer', summary.machine.buffer)}"
+            notes = ("`does not fit` stands beside them in what `netc plan` prints",)
+        yield Diagnostic("requirement", f"{name} cannot be known: {why}", (Label(requirement.span),), notes, fix)
 
 
 def shown(name: str, value: float) -> str:

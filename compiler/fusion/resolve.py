@@ -118,6 +118,26 @@ def by_pattern(
     return groups[len(fixed) :]
 
 
+def why_unmet(work: Work, line: PatternLine) -> str:
+    """Why a pattern has made no group."""
+    if by_pattern(work, line):
+        return "earlier lines take nodes first, and only groups that can be executed are taken"
+    here = {node.op.name for node in work.nodes.values()}
+    missing = [name for name in dict.fromkeys(_operators(line.pattern)) if name not in here]
+    if missing:
+        return f"the graph of the plan has no {' and no '.join(missing)}"
+    return "the graph of the plan has its operators, but none in this order, with these attributes"
+
+
+def _operators(pattern: Pattern) -> Iterator[str]:
+    if isinstance(pattern, Operation):
+        yield pattern.operator
+        return
+    parts = pattern.parts if isinstance(pattern, Chain) else pattern.choices if isinstance(pattern, Either) else None
+    for part in (pattern.part,) if isinstance(pattern, Maybe | Repeat) else parts or ():
+        yield from _operators(part)
+
+
 def _longest(
     work: Work,
     machine: _Machine,

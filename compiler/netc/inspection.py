@@ -316,7 +316,7 @@ def _plan_page(program: Program, name: str, *, verify: bool) -> str:
     from .compiler.report.plan import plan_page
 
     plan = program.plan(name)
-    trace = through(program.model(plan.model), plan.passes(), verify=verify)
+    trace = through(program.model(plan.model, plan.span), plan.passes(), verify=verify)
     show([d for d in program.diagnostics if d.severity == "warning"], Format.text)
     decision = decide(plan, prepared(plan, trace.final))
     return plan_page(summarise(decision), decision.workload, trace)

@@ -41,19 +41,19 @@ def show_plan(
     """
     from .compiler.fusion.decide import decide
     from .compiler.fusion.prepare import prepared
-    from .compiler.fusion.require import broken, known
+    from .compiler.fusion.require import broken, known, unknowable
     from .compiler.fusion.summarise import summarise
 
     with reporting(form):
         program, name = opened(plan, (), allow)
         wanted = program.plan(name)
-        made = program.model(wanted.model)
+        made = program.model(wanted.model, wanted.span)
         show([d for d in program.diagnostics if d.severity == "warning"], Format.text)
         decision = decide(wanted, prepared(wanted, through(made, wanted.passes()).final))
         show(_idle(decision), Format.text)
         summary = summarise(decision)
         facts = known(summary, decision.graph)
-        problems = list(broken(wanted, facts))
+        problems = [*broken(wanted, facts), *unknowable(wanted, summary, facts)]
         if form == Format.json:
             told = {**summary.data(), "model": wanted.model, "facts": facts}
             print(json.dumps({**told, "diagnostics": [d.data() for d in problems]}, indent=2))
@@ -74,65 +74,75 @@ def check_plan(program: Program, plan: Plan) -> None:
     from .compiler.fusion.prepare import prepared
 
     if plan.fuse:
-        declared(plan, prepared(plan, through(program.model(plan.model), plan.passes()).final))
+        declared(plan, prepared(plan, through(program.model(plan.model, plan.span), plan.passes()).final))
 
 
 def _idle(decision: Decision) -> list[Diagnostic]:
     """Warnings about patterns that no node was left for."""
+    from .compiler.fusion.resolve import why_unmet
     from .compiler.plan import PatternLine
 
     met = {group.origin for group in decision.groups}
-    idle = [line.span for line in decision.plan.fuse if isinstance(line, PatternLine) and line.span not in met]
-    note = "earlier lines take nodes first, and only groups that can be executed are taken"
+    idle = [line for line in decision.plan.fuse if isinstance(line, PatternLine) and line.span not in met]
+    message, work = "no node is in a group by this pattern", decision.workload.work
     return [
-        Diagnostic("idle-pattern", "no node is in a group by this pattern", (Label(s),), (note,), severity="warning")
-        for s in idle
+        Diagnostic("idle-pattern", message, (Label(line.span),), (why_unmet(work, line),), severity="warning")
+        for line in idle
     ]
 
 
 def _print(decision: Decision, summary: Summary, facts: dict[str, float], paths: bool) -> None:
-    from .compiler.fusion.require import open_limits, shown
+    from .compiler.fusion.require import MEASURED, bound, open_limits, shown
 
     plan, groups = decision.plan, decision.groups
     print(f"{plan.name}: {plan.model} on {plan.target_name} = {plan.target}")
     print(f"passes: {', '.join(str(step) for step in plan.passes())}")
-    print(f"{sum(len(g.nodes) for g in groups)} nodes in {len(groups)} groups")
-    _print_groups(decision, summary, paths)
+    print(f"{sum(len(g.nodes) for g in groups)} nodes in {len(groups)} group{'s' * (len(groups) > 1)}")
+    _print_groups(decision, summary)
+    for group in groups if paths else ():
+        print(f"{group.name}: {', '.join(group.nodes)}")
     for line in _totals(summary):
         print(line)
     for line in _measurements(decision):
         print(line)
+    if plan.target.compiles and not plan.fuse:
+        print("no line says `fuse`: where the plan is compiled, TVM joins nodes into kernels by its own patterns")
     for requirement in plan.requirements:
         if requirement.name in facts:
             found = shown(requirement.name, facts[requirement.name])
-            print(f"{requirement.name}: {found}, of {shown(requirement.name, requirement.most)} at most")
-    left = open_limits(plan, facts)
+            least = "at least " if bound(plan, requirement.name) else ""
+            print(f"{requirement.name}: {least}{found}, of {shown(requirement.name, requirement.most)} at most")
+    left = [name for name in open_limits(plan, facts) if name in MEASURED]
     if left and plan.target.compiles:
         print(f"{', '.join(left)}: measured when it is compiled, netc compile {plan.span.source.name}:{plan.name}")
-    elif left:
-        print(f"{', '.join(left)}: not known of {plan.target.kind}")
 
 
-def _print_groups(decision: Decision, summary: Summary, paths: bool) -> None:
+def _print_groups(decision: Decision, summary: Summary) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("group", "by", "nodes", "on chip", "DRAM alone", "DRAM", "ops/byte", "how", "what"):
-        table.add_column(name, justify="left" if name in ("group", "by", "how", "what") else "right", no_wrap=True)
+    rows: list[dict[str, str]] = []
     for share in summary.shares:
         operators = [decision.graph.nodes[path].op.name for path in share.group.nodes]
-        what = ", ".join(share.group.nodes) if paths else shortened(operators)
-        cells = ["does not fit", "", "", ""]
+        row = {"group": share.group.name, "by": share.maker, "nodes": str(len(operators)), "on chip": "does not fit"}
+        row["DRAM alone"] = "" if share.before is None else sized(share.before)
+        row |= {"DRAM": "", "ops/byte": "", "how": share.kernel}
         if share.cost is not None:
-            usage = share.cost.usage
-            cells = [sized(usage.buffer), sized(usage.dram), f"{usage.intensity:.1f}", str(share.cost.schedule)]
-        on_chip, moved, intensity, how = cells
-        alone = "" if share.before is None else sized(share.before)
-        how = ", ".join(filter(None, (share.kernel, how)))
-        row = (share.group.name, share.maker, str(len(operators)), on_chip, alone, moved, intensity, how, what)
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+            schedule, usage = share.cost
+            row |= {"on chip": sized(usage.buffer), "DRAM": sized(usage.dram), "ops/byte": f"{usage.intensity:.1f}"}
+            row["how"] = ", ".join(filter(None, (share.kernel, str(schedule))))
+        row["what"] = shortened(operators)
+        rows.append(row)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in rows[0] if rows else ():
+        left = name in ("group", "by", "how", "what")
+        # Where a terminal is narrow the last column gives way, never a number.
+        least = None if name == "what" else max(len(name), *(len(row[name]) for row in rows))
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, min_width=least)
+    for row in rows:
+        table.add_row(*row.values())
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, highlight=False).print(table)
 
 
 def shortened(operators: Sequence[str], most: int = 6) -> str:
@@ -174,7 +184,7 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     from .compiler.backend import backend
     from .compiler.fusion.decide import decide
     from .compiler.fusion.prepare import prepared
-    from .compiler.fusion.require import broken, known, open_limits
+    from .compiler.fusion.require import broken, known, open_limits, unknowable
     from .compiler.fusion.summarise import summarise
     from .compiler.passes.bind import bind
 
@@ -182,7 +192,7 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
         message = f"{plan.target_name} is an {plan.target.kind}, a model of costs: nothing can be compiled for it"
         fix = f"netc plan {plan.span.source.name}:{plan.name}"
         raise NetcError([Diagnostic("unsupported-target", message, (Label(plan.span),), fix=fix)])
-    made = program.model(plan.model)
+    made = program.model(plan.model, plan.span)
     tvm, sizes = backend("tvm"), plan.sizes(made.graph)
     required = {r.name for r in plan.requirements}
     compare = compare or "difference" in required
@@ -191,6 +201,10 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     final = trace.final if not verify else through(made, plan.passes(), seed=seed).final
     decision = decide(plan, prepared(plan, final))
     show(_idle(decision), Format.text)
+    summary = summarise(decision)
+    facts = known(summary, decision.graph)
+    if never := list(unknowable(plan, summary, facts)):
+        raise NetcError(never)
     tolerance = max(TOLERANCE, *(s.step.run.contract.tolerance or 0 for s in trace.stages))
     artifact = tvm.compile(
         final, plan.target, output, bind=sizes, seed=seed, reference=reference, tolerance=tolerance,
@@ -199,7 +213,6 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     )  # fmt: skip
     manifest = json.loads((output / "manifest.json").read_text())
     print(f"{plan.name}: {plan.model} for {plan.target}: {len(manifest['kernels'])} kernels in {output}")
-    facts = known(summarise(decision), decision.graph)
     for line in _measurements(decision):
         print(line)
     if manifest["difference"] is not None:
@@ -218,5 +231,5 @@ def _unknown(plan: Plan, name: str, manifest: dict[str, Any]) -> Diagnostic:
     """A limit that cannot be checked here."""
     labels = tuple(Label(r.span) for r in plan.requirements if r.name == name)
     triple = manifest["processor"]["triple"]
-    why = f"it is built for {triple}, and does not run here" if name in ("latency", "difference") else "it is unknown"
+    why = f"it is built for {triple}, and does not run here"
     return Diagnostic("requirement", f"{name} cannot be checked: {why}", labels)
