@@ -53,18 +53,25 @@ def contest(
     graph = isolate(workload, group.nodes)
     arrays = probe({name: node.types[0] for name, node in graph.inputs.items()}, seed)
     runs = [runner(graph, chosen, machine, arrays, seed) for chosen in ([group], parts)]
+    fused, unfused = in_turns(runs, turns)
+    return Contest(group, tuple(parts), fused, unfused, machine.threads)
+
+
+def in_turns(runs: Sequence[Callable[[], Any]], turns: int) -> list[tuple[float, ...]]:
+    """Seconds of each run in each turn: A B A B."""
     counts = [_repetitions(run) for run in runs]
-    taken: list[list[float]] = [[], []]
+    taken: list[list[float]] = [[] for _ in runs]
     for _ in range(turns):
         for seconds, run, count in zip(taken, runs, counts, strict=True):
             seconds.append(_seconds(run, count))
-    return Contest(group, tuple(parts), tuple(taken[0]), tuple(taken[1]), machine.threads)
+    return [tuple(seconds) for seconds in taken]
 
 
 def runner(
-    graph: Graph, groups: Sequence[Group], machine: Machine, arrays: Sequence[Array], seed: int = 0
+    graph: Graph, groups: Sequence[Group] | None, machine: Machine, arrays: Sequence[Array], seed: int = 0
 ) -> Callable[[], Any]:
-    """A model compiled in memory, a kernel for each group; each call runs it on the same arrays."""
+    """A model compiled in memory, a kernel for each group, as TVM fuses where there are none; each call runs it on the
+    same arrays."""
     built = build(graph, machine, seed, groups)
     call = tvm.runtime.vm.VirtualMachine(built.executable, tvm.cpu())["main"]
     given = [*map(kept, arrays), *map(kept, built.constants.values())]

@@ -17,7 +17,7 @@ from .summary import Measured
 LONGEST = 3
 """Most kernels that are tried as one."""
 
-KINDS = frozenset({*CONVOLUTIONS, "feedforward", "attention"})
+KINDS = frozenset({*CONVOLUTIONS, "feed_forward", "attention"})
 """Chains that are tried: those whose intermediate values are worth keeping in the cache."""
 
 MARGIN = 0.03
