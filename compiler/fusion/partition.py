@@ -218,11 +218,11 @@ class Task:
         return inf if cost is None or cost.usage.dram >= below else cost.usage.dram
 
     def _find(self, mask: Mask, below: float) -> None:
-        """What a group costs, or that it moves no fewer bytes than `below`; as one of its shape did, if one is known."""
+        """What a group costs, or that it moves no fewer bytes than `below`: as another of its shape, if known."""
         shape, weights = self._shape(mask)
         known, names = self._shapes.get(shape, (None, ()))
         if known is None and self._shape_not_below.get(shape, 0) < below:
-            known, names = cheapest(self.workload, self.members(mask), self.buffer, below), weights
+            known, names = self._cheapest(mask, below), weights
             self.evaluated += 1
             if known is None:
                 self._shape_not_below[shape] = below
@@ -236,6 +236,13 @@ class Task:
             self._costs[mask] = None
         else:
             self._not_below[mask] = self._shape_not_below[shape]
+
+    def _cheapest(self, mask: Mask, below: float) -> Cost | None:
+        members = self.members(mask)
+        found = cheapest(self.workload, members, self.buffer, below)
+        if found is None and self.soft and len(members) == 1:
+            return cheapest(self.workload, members, None, below)
+        return found
 
     def _shape(self, mask: Mask) -> tuple[tuple[Hashable, ...], tuple[str, ...]]:
         """All of a group that its cost depends on, and the weights that it has, in order of appearance."""
