@@ -185,7 +185,10 @@ class Plan:
                 notes = (f"its symbols: {', '.join(names) or 'none'}",)
                 _refuse(f"{self.model} has no size {name}", self.places[name], notes, nearest(name, names))
         first = next((str(shape[0]) for shape in shapes.values() if shape), "")
-        if self.batch is not None and first in names and first not in self.bind:
+        if self.batch is not None and first in self.bind:
+            labels = (Label(self.places[first]), Label(self.places["batch"], "said here already"))
+            raise NetcError([Diagnostic("plan", f"{first} is the batch of {self.model}, and is said twice", labels)])
+        if self.batch is not None and first in names:
             sizes[first] = self.batch
         elif self.batch is not None and first != str(self.batch):
             inputs = ", ".join(f"{path}: {node.types[0]}" for path, node in graph.inputs.items()) or "nothing"
@@ -357,6 +360,9 @@ class _Reader:
         words = {a.name.text: a for a in c.arguments if a.name is not None and a.name.text in ("minimize", "planner")}
         minimize = self._word(words.get("minimize"), get_args(Minimize), "dram", "auto minimizes")
         raced = minimize == "latency" and getattr(self._values.get("target"), "compiles", False)
+        if minimize == "latency" and not raced and "target" in self._values:
+            message = f"latency is measured, and nothing runs on {self._text.target.text}, a model of costs"
+            _refuse(message, words["minimize"].span, (), "fuse auto(minimize = dram)")
         planner = self._word(
             words.get("planner"), tuple(self._known.planners), RACED[0] if raced else PLANNER, "the planner is"
         )

@@ -164,6 +164,9 @@ class Program:
     def _no_model(self, name: str, value: Any) -> Diagnostic:
         place = self.scope.declared.get(name)
         labels = (Label(place),) if place is not None else ()
+        if isinstance(value, Plan):
+            fix = f"{value.model}, or netc plan {self.source.name}:{name}"
+            return Diagnostic("unknown-model", f"{name} is a plan for {value.model}, not a model", labels, fix=fix)
         fix = f"model {name} = Module(…) (x: f32[N, 3, 224, 224])"
         return Diagnostic("unknown-model", f"{name} is {describe(value)}, not a model", labels, fix=fix)
 

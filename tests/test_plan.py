@@ -183,9 +183,10 @@ WRONG = {
     "two groups": ("fuse group a = [conv1]\nfuse group a = [fc]", "fuse group a = [fc]", "two groups", None),
     "after auto": ("fuse auto\nfuse group a = [fc]", "fuse group a = [fc]", "nothing is left", "last"),
     "minimize": ("fuse auto(minimize = latenci)", "latenci", "dram or latency, not latenci", "latency"),
+    "minimize what": ("fuse auto(minimize = latency)", "minimize = latency", "nothing runs on npu", "dram"),
     "a planner": ("fuse auto(planner = layer)", "layer", "the planner is", "layers"),
     "a planner's option": ("fuse auto(planner = layers, depth = 1)", "depth = 1", "no option depth", None),
-    "an option twice": ("fuse auto(minimize = dram, minimize = latency)", "minimize = latency", "given twice", None),
+    "an option twice": ("fuse auto(planner = layers, planner = greedy)", "planner = greedy", "given twice", None),
     "an option without name": ("fuse auto(dram)", "dram", "by name", "minimize"),
     "an operator": ("fuse pattern conv2 |> relu", "conv2", "no operator, layer or module called conv2", "conv2d"),
     "what moves": ("fuse pattern conv2d |> flatten", "flatten", "belongs to no group", None),
@@ -254,8 +255,9 @@ def test_plans_are_found_by_name() -> None:
 
 
 def test_a_plan_is_no_model() -> None:
-    with pytest.raises(NetcError, match="p is the plan p, not a model"):
+    with pytest.raises(NetcError, match="p is a plan for net, not a model") as caught:
         program("plan p for net on npu {}\n").model("p")
+    assert caught.value.diagnostics[0].fix == "net, or netc plan test.net:p"
     with pytest.raises(NetcError, match="npu is accelerator"):
         program("").model("npu")
 
@@ -274,7 +276,7 @@ def test_wrong_syntax_is_told_for_every_plan() -> None:
     [
         ("", "leaves the size N of net open"),
         ("bind T = 1", "net has no size T"),
-        ("bind N = 2\nbatch 1", "its batch cannot be 1"),
+        ("bind N = 2\nbatch 1", "N is the batch of net, and is said twice"),
     ],
 )
 def test_sizes(body: str, message: str) -> None:
@@ -521,6 +523,38 @@ def test_limits_that_nothing_tells_of(target: str, body: str, name: str, why: st
     assert problem.span.text.startswith(f"{name} <=")
     assert f"{name} cannot be known" in problem.message
     assert why in problem.message
+
+
+def test_bytes_are_told_apart() -> None:
+    near = decided("batch 1\nrequire dram <= 2 MiB").plan
+    assert "dram <= 2,097,152 B, but it is 2,097,153 B" in next(broken(near, {"dram": 2**21 + 1})).message
+    assert "dram <= 2,048.0 KiB, but it is 2,049.0 KiB" in next(broken(near, {"dram": 2**21 + 2**10})).message
+
+
+def test_nodes_that_fit_nowhere(spec: Path) -> None:
+    spec.write_text(spec.read_text().replace("64 KiB", "512").replace("    fuse group stem = [conv1, bn1]\n", ""))
+    found = run("plan", f"{spec}:chip")
+    assert found.exit_code == 1
+    assert (
+        "error[does-not-fit]: chip cannot be executed: %layer0.conv1, %layer1.conv1, %pool do not fit" in found.stderr
+    )
+    (needs,) = map(int, re.findall(r"help: buffer = (\d+)$", found.stderr, re.MULTILINE))
+    text = spec.read_text()
+    spec.write_text(text.replace("buffer = 512", f"buffer = {needs - 1}"))
+    assert run("plan", f"{spec}:chip").exit_code == 1
+    spec.write_text(text.replace("buffer = 512", f"buffer = {needs}"))
+    assert run("plan", f"{spec}:chip").exit_code == 0
+
+
+@pytest.mark.parametrize("target", ["npu", "here"])
+def test_sizes_that_nothing_can_have(target: str) -> None:
+    with pytest.raises(
+        NetcError, match=r"would have \S+ elements, and no value may have more than 1.10e\+12"
+    ) as caught:
+        decided("batch 100_000_000_000_000_000_000", target)
+    assert caught.value.diagnostics[0].span is not None
+    assert caught.value.diagnostics[0].span.text.startswith("batch 1")
+    assert decided("batch 100_000_000", target).groups
 
 
 def test_time_by_a_model_of_costs_is_a_bound(spec: Path) -> None:

@@ -8,8 +8,11 @@ from ..cost import cost
 from ..diagnostic import Diagnostic, Label
 from ..graph import Graph
 from ..plan import LIMITS, Plan
+from ..quantity import written
 from ..types import Dim
+from .explain import least
 from .summary import Summary
+from .workload import Workload
 
 MEASURED = ("latency", "difference")
 """Limits of what is measured where a plan is compiled."""
@@ -41,10 +44,11 @@ def broken(plan: Plan, facts: Mapping[str, float]) -> Iterator[Diagnostic]:
     for requirement in plan.requirements:
         found = facts.get(requirement.name)
         if found is not None and not found <= requirement.most:
-            most = shown(requirement.name, requirement.most)
+            most, it = shown(requirement.name, requirement.most), shown(requirement.name, found)
+            if most == it and LIMITS[requirement.name] == "bytes":
+                most, it = f"{requirement.most:,.0f} B", f"{found:,.0f} B"
             least = "at least " if bound(plan, requirement.name) else ""
-            message = f"{plan.name} is required to have {requirement.name} <= {most}, but it is {least}"
-            message += shown(requirement.name, found)
+            message = f"{plan.name} is required to have {requirement.name} <= {most}, but it is {least}{it}"
             yield Diagnostic("requirement", message, (Label(requirement.span),))
 
 
@@ -76,6 +80,19 @@ def unknowable(plan: Plan, summary: Summary, facts: Mapping[str, float]) -> Iter
             why = f"%{big[0]}{rest} cannot run within {shown('buffer', summary.machine.buffer)}"
             notes = ("`does not fit` stands beside them in what `netc plan` prints",)
         yield Diagnostic("requirement", f"{name} cannot be known: {why}", (Label(requirement.span),), notes, fix)
+
+
+def misfits(plan: Plan, summary: Summary, workload: Workload) -> Iterator[Diagnostic]:
+    """The nodes that no line names and that do not fit the buffer by themselves."""
+    big = [path for share in summary.shares if share.cost is None for path in share.group.nodes]
+    if big:
+        names = ", ".join(f"%{path}" for path in big[:4]) + (f" and {len(big) - 4} more" if len(big) > 4 else "")
+        needs = max(least(workload, [path]) for path in big)
+        message = f"{plan.name} cannot be executed: {names} do{'es' * (len(big) == 1)} not fit alone"
+        has = shown("buffer", summary.machine.buffer or 0)
+        notes = (f"{plan.target_name} has {has}, {shown('buffer', needs)} are needed",)
+        fix = f"buffer = {written(needs, 'bytes')}"
+        yield Diagnostic("does-not-fit", message, (Label(plan.span),), notes, fix)
 
 
 def shown(name: str, value: float) -> str:

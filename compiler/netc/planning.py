@@ -41,7 +41,7 @@ def show_plan(
     """
     from .compiler.fusion.decide import decide
     from .compiler.fusion.prepare import prepared
-    from .compiler.fusion.require import broken, known, unknowable
+    from .compiler.fusion.require import broken, known, misfits, unknowable
     from .compiler.fusion.summarise import summarise
 
     with reporting(form):
@@ -53,7 +53,8 @@ def show_plan(
         show(_idle(decision), Format.text)
         summary = summarise(decision)
         facts = known(summary, decision.graph)
-        problems = [*broken(wanted, facts), *unknowable(wanted, summary, facts)]
+        problems = [*misfits(wanted, summary, decision.workload), *broken(wanted, facts)]
+        problems.extend(unknowable(wanted, summary, facts))
         if form == Format.json:
             told = {**summary.data(), "model": wanted.model, "facts": facts}
             print(json.dumps({**told, "diagnostics": [d.data() for d in problems]}, indent=2))
