@@ -16,11 +16,7 @@ from ..operators.pooling import AvgPool2d, MaxPool2d
 from ..types import DType
 from .kinds import Chain, Refusal
 from .transformer import PRODUCTS, attention, feed_forward
-from .work import Work
-
-TRANSPARENT = frozenset({"identity", "stop_gradient", "dropout", "drop_path"})
-"""Carried nodes that a chain may hold: their value is what they read."""
-
+from .work import TRANSPARENT, Work
 
 CONVOLUTIONS: dict[str, tuple[str, ...]] = {
     "depthwise_pointwise": ("depthwise", "pointwise"),

@@ -13,13 +13,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ..graph import Node, Value
-from ..operators.activation import LogSoftmax, Softmax
-from ..operators.normalization import LayerNorm
+from ..operators.activation import LogSoftmax, Prelu, Softmax
+from ..operators.arithmetic import Elementwise
+from ..operators.normalization import BatchNorm, LayerNorm
 from ..operators.operator import Operator
 from ..operators.reduction import Arg, Reduction
 from ..types import TensorType
 from .chains import Chain, decided
 from .memory import Members
+from .work import TRANSPARENT
 from .workload import Edge, Workload
 
 TILED = frozenset(
@@ -42,22 +44,13 @@ WHOLE = frozenset(
 )  # fmt: skip
 """Operators whose kernel takes in no other node."""
 
-STILL = frozenset({"identity", "dropout", "drop_path", "stop_gradient"})
-RENAMES = STILL | {"permute", "transpose"}
+RENAMES = TRANSPARENT | {"permute", "transpose"}
 """Moves that leave elements where they are in memory."""
 
 SHAPES = frozenset({"reshape", "flatten", "squeeze", "unsqueeze"})
 """Moves that leave them there where axes are stored in their order."""
 
-POINTWISE = frozenset(
-    {
-        "relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "hardswish", "hardsigmoid", "sigmoid",
-        "tanh", "softplus", "mish", "add", "sub", "mul", "div", "pow", "maximum", "minimum", "remainder",
-        "floor_divide", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "neg", "abs",
-        "exp", "log", "sqrt", "rsqrt", "sin", "cos", "erf", "floor", "ceil", "round", "sign", "reciprocal", "square",
-        "where", "clip", "cast", "batch_norm",
-    }
-)  # fmt: skip
+POINTWISE = (Elementwise, BatchNorm, Prelu)
 """Operators that make each element of those at its place: what follows an anchor in its kernel."""
 
 
@@ -166,7 +159,7 @@ def _rows(members: Members, anchors: list[str]) -> Kernel | Refusal:
                 told = {path: f"{type}, while the rows of %{anchors[0]} are {'×'.join(map(str, lead))}"}
                 return Refusal(f"%{path} has other rows than %{anchors[0]}", told)
     for edge in members.edges:
-        moves = [m.node for m in edge.through if _op(members, m.node) not in STILL | {"unsqueeze"}]
+        moves = [m.node for m in edge.through if _op(members, m.node) not in TRANSPARENT | {"unsqueeze"}]
         if edge.source.node in members.place and moves:
             return _moved(members, edge, moves[0])
     return Kernel("rows", tuple(anchors))
@@ -223,7 +216,7 @@ def _after(members: Members, anchor: str) -> Refusal | None:
             continue
         node = graph.nodes[path]
         name = node.op.name
-        if name not in POINTWISE:
+        if not isinstance(node.op, POINTWISE):
             told = {path: f"{name} is not element-wise"}
             return Refusal(f"%{path} comes after %{anchor}, and is not element-wise", told)
         if not _as_large(node.types[0], result):

@@ -10,10 +10,7 @@ from ..operators.activation import Softmax
 from ..operators.arithmetic import Elementwise
 from ..types import DType
 from .kinds import Chain, Refusal
-from .work import Work
-
-TRANSPARENT = frozenset({"identity", "stop_gradient", "dropout", "drop_path"})
-"""Carried nodes whose value is what they read."""
+from .work import TRANSPARENT, Work
 
 FLOATS = (DType.F32, DType.F16, DType.BF16, DType.F64)
 PRODUCTS = ("linear", "matmul")

@@ -16,6 +16,9 @@ MOVES = frozenset(
 )  # fmt: skip
 """Operators that say where elements are, and compute none."""
 
+TRANSPARENT = frozenset({"identity", "stop_gradient", "dropout", "drop_path"})
+"""Those among them whose value is what they read."""
+
 
 class Work:
     """The working nodes of a graph of inference.
