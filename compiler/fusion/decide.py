@@ -10,10 +10,8 @@ from ..diagnostic import Diagnostic, Label, NetcError
 from ..graph import Graph
 from ..plan import AutoLine, GroupLine, PatternLine, Plan
 from ..source import Span
-from ..target import CUDA, LLVM
 from .group import Group
 from .legality import Legality
-from .lowering import Refusal, kernel
 from .partition import Partition, Task
 from .planner import PLANNERS
 from .race import Measure, Timing, race
@@ -99,7 +97,7 @@ def decide(plan: Plan, graph: Graph) -> Decision:
     if lines.auto is None:
         lines.take([Group(path, (path,)) for path in free], "layers")
     elif free:
-        task = _task(plan, lines.legality.workload, free, lines.groups)
+        task = _task(plan, lines.legality, free, lines.groups)
         found = PLANNERS[lines.auto.planner].run(task, **lines.auto.options)
         parts, maker = [part.nodes for part in found.parts], lines.auto.planner
         if lines.auto.minimize == "latency" and plan.target.compiles:
@@ -132,15 +130,11 @@ def _measure(plan: Plan, task: Task, line: AutoLine) -> Measure:
     return measure
 
 
-def _task(plan: Plan, workload: Workload, free: Sequence[str], fixed: Sequence[Group]) -> Task:
+def _task(plan: Plan, legality: Legality, free: Sequence[str], fixed: Sequence[Group]) -> Task:
     """What a planner is asked. On a processor every group needs a kernel."""
-
-    def has_kernel(nodes: frozenset[str]) -> bool:
-        return not isinstance(kernel(workload, nodes), Refusal)
-
-    allowed = has_kernel if isinstance(plan.target, LLVM | CUDA) else None
+    allowed = legality.computed if plan.target.compiles else None
     machine = Machine.of(plan.target)
-    return Task(workload, machine.buffer, free, fixed, allowed, soft=machine.soft)
+    return Task(legality.workload, machine.buffer, free, fixed, allowed, soft=machine.soft)
 
 
 def _free_name(name: str, taken: dict[str, str]) -> str:

@@ -23,7 +23,7 @@ class Planner:
 
 
 PLANNERS: dict[str, Planner] = {}
-"""Every planner by name; the first is the one that is meant where none is named."""
+"""Every planner by name."""
 
 Function = TypeVar("Function", bound=Callable[..., Partition])
 
