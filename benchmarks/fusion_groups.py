@@ -2,16 +2,16 @@
 
     python benchmarks/fusion_groups.py [--only inverted_residual …] [--turns 31] [--threads 2]
 
-Each chain is compiled through netc's TVM backend as one kernel; as a kernel for each layer with its bias and activation;
-as TVM fuses without groups; and attention also as the operator with kernels that keep all scores in memory. Of all but
-the first the fastest counts. All run in this process in turns, with the same inputs and threads. Printed are medians of
-wall time as a Markdown table, their ratio (below 1 the fused kernel is faster) with the quartiles of the ratio of each
-turn, the bytes of the values between the layers beside the L2 cache of one core, what the memory model says is moved to
-and from memory beyond L2 either way, and the largest difference between the outputs. For what the hardware says of it,
-where it counts: `perf stat -e cache-misses` around this command with one chain.
+Each chain is compiled through netc's TVM backend as one kernel; as a kernel for each layer with its bias and
+activation; as TVM fuses without groups; and attention also as the operator with kernels that keep all scores in memory.
+Of all but the first the fastest counts. All run in this process in turns, with the same inputs and threads. Printed are
+medians of wall time as a Markdown table, their ratio (below 1 the fused kernel is faster) with the quartiles of the
+ratio of each turn, the bytes of the values between the layers beside the L2 cache of one core, what the memory model
+says is moved to and from memory beyond L2 either way, and the largest difference between the outputs. For what the
+hardware says of it, where it counts: `perf stat -e cache-misses` around this command with one chain.
 
 Kinds whose fused kernel is not faster are what `fuse auto(minimize = latency)` leaves apart: the last column is what it
-decides from these medians.
+decides from such times.
 """
 
 from __future__ import annotations
@@ -125,11 +125,12 @@ class Row:
     difference: float
 
     def __str__(self) -> str:
-        from netc.compiler.fusion.race import MARGIN
+        from netc.compiler.fusion.race import MARGIN, SURE
 
         ratios = [a / b for a, b in zip(self.fused, self.unfused, strict=True)]
         low, _, high = quantiles(ratios, n=4)
         ratio = median(self.fused) / median(self.unfused)
+        sure = sum(r < 1 for r in ratios) >= SURE * len(ratios)
         cells = [
             f"{self.chain.kind}: {self.chain.title}",
             f"{self.between / 2**20:.2f} MiB",
@@ -138,7 +139,7 @@ class Row:
             f"{ratio:.2f} ({low:.2f}–{high:.2f})",
             *("–" if moved is None else f"{moved / 2**20:.2f} MiB" for moved in self.moved),
             f"{self.difference:.0e}",
-            "joined" if ratio < 1 - MARGIN else "apart",
+            "joined" if ratio <= 1 - MARGIN and sure else "apart",
         ]
         return f"| {' | '.join(cells)} |"
 
