@@ -686,6 +686,15 @@ def test_a_broken_requirement_fails(spec: Path, tmp_path: Path) -> None:
     assert "<= 1,000,000" not in found.stderr
 
 
+def test_a_comparison_that_notices_nothing_is_told(spec: Path, tmp_path: Path) -> None:
+    assert "weak-check" not in run("compile", f"{spec}:fast", "-o", tmp_path / "out").stderr
+    text = spec.read_text().replace("linear(10) as fc", "mul(1e-9) as tiny |> linear(10) as fc")
+    spec.write_text(text)
+    found = run("compile", f"{spec}:fast", "-o", tmp_path / "weak")
+    assert found.exit_code == 0, found.output
+    assert "warning[weak-check]: with these weights outputs change by " in found.stderr
+
+
 def test_half_precision_is_held_to_its_own_contract(spec: Path, tmp_path: Path) -> None:
     found = run("compile", f"{spec}:half", "-o", tmp_path / "out")
     assert found.exit_code == 0, found.output

@@ -16,6 +16,7 @@ from .compiler.diagnostic import Diagnostic, Label, NetcError
 if TYPE_CHECKING:
     from .compiler.fusion.decide import Decision
     from .compiler.fusion.summary import Measured, Summary
+    from .compiler.graph import Graph
     from .compiler.plan import Plan
     from .compiler.program import Program
 
@@ -219,6 +220,8 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     if manifest["difference"] is not None:
         facts["difference"] = manifest["difference"]["relative"]
         print(f"largest difference to PyTorch: {facts['difference']:.2e} relative")
+        allowed = min([tolerance, *(r.most for r in plan.requirements if r.name == "difference")])
+        show(list(_blind(plan, reference, decision.graph, allowed)), Format.text)
     if artifact is not None and "latency" in required:
         inputs = tvm.probe({name: node.types[0] for name, node in decision.graph.inputs.items()})
         facts["latency"] = artifact.latency(inputs).median
@@ -226,6 +229,22 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     problems = [*broken(plan, facts), *(_unknown(plan, name, manifest) for name in open_limits(plan, facts))]
     if problems:
         raise NetcError(problems)
+
+
+def _blind(plan: Plan, reference: Any, graph: Graph, allowed: float) -> Iterator[Diagnostic]:
+    """A warning where outputs depend on inputs by no more than they may differ, as they do in deep models of fresh
+    weights: wrong kernels would not be noticed."""
+    from .compiler.backend import backend
+
+    types = {name: node.types[0] for name, node in graph.inputs.items()}
+    one, other = ([a.astype("f8") for a in reference(backend("tvm").probe(types, seed))] for seed in (0, 1))
+    scales = [max(float(abs(a).max(initial=0)), 1e-30) for a in one]
+    reaction = max(float(abs(a - b).max(initial=0)) / scale for a, b, scale in zip(one, other, scales, strict=True))
+    if reaction <= allowed:
+        message = f"with these weights outputs change by {reaction:.2e} from one input to another"
+        notes = ("the comparison with PyTorch would not notice a wrong kernel",)
+        fix = f"plan {plan.name} for a model with weights: {plan.model} |> load(…)"
+        yield Diagnostic("weak-check", message, (Label(plan.span),), notes, fix, severity="warning")
 
 
 def _unknown(plan: Plan, name: str, manifest: dict[str, Any]) -> Diagnostic:
