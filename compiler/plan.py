@@ -47,7 +47,7 @@ WINDOWED = frozenset(
 """Operators whose weight says over how large a window they sum: patterns ask for its `kernel_size`."""
 
 LAYOUTS = ("auto",)
-PLANNER = "intervals"
+PLANNER = "best"
 """The planner where none is named."""
 RACED = ("pattern", "layers")
 """Planners whose groups are the kernels that measurements join; the first where none is named."""

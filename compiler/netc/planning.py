@@ -174,7 +174,8 @@ def _totals(summary: Summary) -> Iterator[str]:
         yield f"DRAM: {sized(summary.after)} in one run{saved}{bound}{gap}"
     if summary.seconds is not None:
         yield f"at least {1e3 * summary.seconds:.3g} ms"
-    yield from summary.notes
+    if summary.notes:
+        yield f"found {', '.join(summary.notes)}"
 
 
 def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compare: bool, verify: bool) -> None:
