@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,16 +46,18 @@ def contest(
     workload: Workload, group: Group, parts: Sequence[Group], machine: Machine, *, turns: int = 15, seed: int = 0
 ) -> Contest:
     """Measure a group. `parts` are groups of the same nodes; inputs are random, weights what the model has or drawn
-    from `seed`. Both run with the threads that this process has, in turns: A B A B.
+    from `seed`. Both run with the machine's threads, in turns: A B A B; as with `Artifact.load`, with others where
+    `TVM_NUM_THREADS` says so or TVM has run something already in this process.
 
     Raises:
         NetcError: where a kernel cannot be built.
     """
+    os.environ.setdefault("TVM_NUM_THREADS", str(machine.threads))
     graph = isolate(workload, group.nodes)
     arrays = probe({name: node.types[0] for name, node in graph.inputs.items()}, seed)
     runs = [runner(graph, chosen, machine, arrays, seed) for chosen in ([group], parts)]
     fused, unfused = in_turns(runs, turns)
-    return Contest(group, tuple(parts), fused, unfused, machine.threads)
+    return Contest(group, tuple(parts), fused, unfused, int(tvm.get_global_func("runtime.NumThreads")()))
 
 
 def in_turns(runs: Sequence[Callable[[], Any]], turns: int) -> list[tuple[float, ...]]:
