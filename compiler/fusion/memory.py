@@ -388,12 +388,18 @@ class Table:
     """How often a streamed weight of a node is loaded."""
 
 
-def tabulate(members: Members, steps: Sequence[int], strips: Sequence[int] = (1,), halo: Halo = "cache") -> Table:
-    """Formulas for all choices at once."""
+def tabulate(
+    members: Members,
+    steps: Sequence[int],
+    strips: Sequence[int] = (1,),
+    halo: Halo = "cache",
+    lines: Mapping[Value, Lines] | None = None,
+) -> Table:
+    """Formulas for all choices at once. `lines` are those of these steps, where they are known already."""
     import numpy as np
 
     across, along = Grid(tuple(strips)), Grid(tuple(steps), members.phases if halo == "cache" else 1)
-    lines = flow(members, members.rows, along, halo)
+    lines = lines or flow(members, members.rows, along, halo)
     widths = {v: found.new for v, found in flow(members, members.columns, across, "recompute").items()}
     units = {v: _unit(members, v) for v in (*members.made, *members.inputs)}
     shape = len(strips), len(steps)
@@ -631,15 +637,15 @@ def cheapest(workload: Workload, nodes: Collection[str], buffer: int | None, bel
     wide, steps through parts of them may let weights stay.
     """
     members = Members(workload, nodes)
-    table = tabulate(members, choices(members))
+    steps = choices(members)
+    lines = flow(members, members.rows, Grid(steps, members.phases), "cache")
+    table = tabulate(members, steps, lines=lines)
     best = fitted(members, table, buffer, below)
-    strips = cuts(members)
-    if not strips or (
-        best is not None and best.usage.dram <= _once(members, table) + int((table.inputs + table.rows).min())
-    ):
-        return best
     below = below if best is None else best.usage.dram
-    return fitted(members, tabulate(members, choices(members), strips), buffer, below) or best
+    strips = cuts(members)
+    if not strips or _once(members, table) + int((table.inputs + table.rows).min()) >= below:
+        return best
+    return fitted(members, tabulate(members, steps, strips, lines=lines), buffer, below) or best
 
 
 def price(workload: Workload, nodes: Collection[str], schedule: Schedule) -> Usage:

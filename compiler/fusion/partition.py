@@ -100,7 +100,8 @@ class Task:
 
     A buffer is `soft` where it is a cache, which a node alone may exceed: it moves everything once then.
     `allowed` refuses groups that nothing can execute as one; a node alone is always allowed. Groups are sets of bits
-    to planners (`Mask`), and convex where no way leads out of them and back in, fixed groups taken as one.
+    to planners (`Mask`), and convex where no way leads out of them and back in, fixed groups taken as one. At most
+    `results` values may leave a group of several nodes: what `allowed` would find out too, and much later.
     """
 
     def __init__(
@@ -112,9 +113,11 @@ class Task:
         allowed: Allowed | None = None,
         seed: int = 0,
         soft: bool = False,
+        results: int | None = None,
     ) -> None:
         self.workload = workload
         self.soft = soft
+        self.results = results
         self.buffer = buffer
         self.fixed = tuple(fixed)
         self.allowed = allowed
@@ -133,8 +136,11 @@ class Task:
         self._valid: dict[Mask, bool] = {}
         self._shapes: dict[tuple[Hashable, ...], tuple[Cost, tuple[str, ...]]] = {}
         self._shape_not_below: dict[tuple[Hashable, ...], float] = {}
+        self._bytes: dict[Value, int] = {}
         self.evaluated = 0
         """How many groups have been costed so far; of those of one shape, one."""
+        self.effort = 0
+        """How many nodes they had, and 35 for each group: what time a planner takes goes by this, on any machine."""
 
     # -------------------------------------------------------------------------------------------- sets of nodes
 
@@ -192,9 +198,21 @@ class Task:
         if mask & (mask - 1) == 0:
             return bool(mask & self.free)
         if mask not in self._valid:
-            whole = mask & ~self.free == 0 and self.connected(mask) and self.convex(mask)
+            whole = mask & ~self.free == 0 and self._few_leave(mask) and self.connected(mask) and self.convex(mask)
             self._valid[mask] = whole and (self.allowed is None or self.allowed(frozenset(self.members(mask))))
         return self._valid[mask]
+
+    def _few_leave(self, mask: Mask) -> bool:
+        if self.results is None:
+            return True
+        left, found = mask, 0
+        while left:  # the last first: that is where most intervals are open
+            last = left.bit_length() - 1
+            left ^= 1 << last
+            found += sum(result or readers & ~mask != 0 for readers, result, _ in self.nodes[last].makes)
+            if found > self.results:
+                return False
+        return True
 
     # -------------------------------------------------------------------------------------------- what groups cost
 
@@ -224,6 +242,7 @@ class Task:
         if known is None and self._shape_not_below.get(shape, 0) < below:
             known, names = self._cheapest(mask, below), weights
             self.evaluated += 1
+            self.effort += mask.bit_count() + 35
             if known is None:
                 self._shape_not_below[shape] = below
             else:
@@ -289,6 +308,11 @@ class Task:
 
     def _maker(self, value: Value) -> Mask:
         return 1 << self.number[value.node] if value.node in self.number else 0
+
+    def bytes(self, value: Value) -> int:
+        if value not in self._bytes:
+            self._bytes[value] = self.workload.bytes(self.workload.type(value))
+        return self._bytes[value]
 
     def floor(self, mask: Mask) -> int:
         """Bytes that no schedule of a group is below: what enters it once, what leaves it, and its weights once."""

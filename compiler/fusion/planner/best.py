@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from math import inf
 
 from ..partition import Mask, Partition, Task, bits
 from .anneal import cool
@@ -12,18 +14,20 @@ from .improve import improve
 from .intervals import cut
 from .pattern import fuse
 from .register import planner
+from .split import divide
 
 
 @planner
-def best(task: Task) -> Partition:
-    """The best of intervals of several orders, greedy, patterns and layers, improved by local moves and, where branches
-    may be ordered in several ways, by a random walk of a fixed length."""
+def best(task: Task, *, effort: int = 64_000) -> Partition:
+    """The best of intervals, greedy, patterns and layers, improved by local moves. Where branches have several orders,
+    splits are tried as well, and a random walk from the best. Beyond so many nodes of groups that were costed, which is
+    some seconds, nothing new is begun."""
     since = time.process_time()
-    found, notes = search(task)
+    found, notes = search(task, effort)
     return task.partition(found, "best", since, notes=notes)
 
 
-def search(task: Task, moves: int = 1_500) -> tuple[list[Mask], tuple[str, ...]]:
+def search(task: Task, effort: float = inf) -> tuple[list[Mask], tuple[str, ...]]:
     """The groups of `best`, and where they come from."""
     units = atoms(task)
     orders = dict.fromkeys(tuple(arrange(task, units, order)) for order in ORDERS)
@@ -34,9 +38,22 @@ def search(task: Task, moves: int = 1_500) -> tuple[list[Mask], tuple[str, ...]]
         "layers": [1 << i for i in bits(task.free)],
     }
     name = min(tried, key=lambda n: task.total(tried[n]))
-    found = improve(task, tried[name], units)
+    first = task.total(tried[name])
+    found = improve(task, tried[name], units, effort)
     if len(orders) > 1:
-        walked = cool(task, found, (at / moves for at in range(moves)), hot=0.003)
-        found = improve(task, walked, units) if task.total(walked) < task.total(found) else found
-    saved = task.total(tried[name]) - task.total(found)
-    return found, (f"from {name}", *((f"{saved:,.0f} bytes less by local moves",) if saved else ()))
+        for other in sorted({"intervals", "greedy"} - {name}):
+            found = min(found, improve(task, tried[other], units, effort), key=task.total)
+        if task.effort < effort:
+            found = min(found, improve(task, divide(task), units, effort), key=task.total)
+        walked = cool(task, found, _steps(task, effort), hot=0.003)
+        if task.total(walked) < task.total(found):
+            found = improve(task, walked, units, effort)
+    saved = first - task.total(found)
+    return found, (f"from {name}", *((f"{saved:,.0f} bytes less by splits and local moves",) if saved else ()))
+
+
+def _steps(task: Task, effort: float, moves: int = 1_000) -> Iterator[float]:
+    for at in range(moves):
+        if task.effort >= effort:
+            return
+        yield at / moves

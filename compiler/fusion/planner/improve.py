@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from math import inf
 
 from ..partition import Mask, Task, bits
 from .intervals import cut
 
 
-def improve(task: Task, parts: Collection[Mask], units: Sequence[Mask], rounds: int = 10) -> list[Mask]:
-    """Merge neighbours, shift nodes between them, and cut the order that comes of it anew, as long as that saves bytes.
+def improve(task: Task, parts: Collection[Mask], units: Sequence[Mask], effort: float = inf) -> list[Mask]:
+    """Merge neighbours, shift nodes between them, and cut the order that comes of it anew, as long as that saves bytes
+    and the task's effort is below a limit.
 
     `units` are what cuts do not part; see `atoms`.
     """
     found = list(parts)
-    for _ in range(rounds):
+    while task.effort < effort:
         before = task.total(found)
-        found = _settle(task, found)
-        found = min(cut(task, _along(task, found, units)), found, key=task.total)
+        found = _settle(task, found, effort)
+        if task.effort < effort:
+            found = min(cut(task, _along(task, found, units)), found, key=task.total)
         if task.total(found) >= before:
             break
     return found
 
 
-def _settle(task: Task, found: list[Mask]) -> list[Mask]:
+def _settle(task: Task, found: list[Mask], effort: float) -> list[Mask]:
     """Moves between two groups until none saves bytes."""
     waiting = _neighbours(task, found)
-    while waiting:
+    while waiting and task.effort < effort:
         first, second = waiting.pop(0)
         if first not in found or second not in found:
             continue

@@ -17,8 +17,8 @@ from .register import planner
 def intervals(task: Task, *, prune: bool = True) -> Partition:
     """The best cuts of an order of the nodes, of three orders: the best partition at all where there is but one order.
 
-    With `prune`, a group is taken to exceed its floor (inputs, outputs and weights once) by at least as much as each
-    interval within it does, and not to fit where one within it does not. That is so nearly always, and not proved;
+    With `prune`, a group is taken to exceed its inputs, outputs and weights by at least as much as each interval
+    within it does, and not to fit where one within it does not. That is so nearly always, and not proved;
     without, only what is proved is left out.
     """
     since = time.process_time()
@@ -42,9 +42,10 @@ def cut(task: Task, order: Sequence[Mask], prune: bool = True) -> list[Mask]:
     best[0] = 0
     came = list(range(-1, size))
     excess = _filled(size, 0.0)
-    """By first unit: by how much intervals from there on are known, or taken, to exceed their floors."""
+    """By first unit: by how much intervals from there on are known, or taken, to exceed their floors, with inputs read
+    as a whole."""
     for j in range(1, size + 1):
-        floors, masks = _floors(task, order[:j])
+        floors, whole, masks = _floors(task, order[:j])
         open = _filled(j, True)
         guess = best[:j] + floors + excess[:j]
         found = best[j - 1] + task.dram(masks[j - 1])
@@ -56,8 +57,8 @@ def cut(task: Task, order: Sequence[Mask], prune: bool = True) -> list[Mask]:
             cost = task.dram(masks[i], inf if prune else found - best[i])
             if best[i] + cost < found:
                 found, came[j] = best[i] + cost, i
-            if prune and cost > floors[i] + excess[i]:
-                grown: Any = np.maximum(excess[: i + 1], cost - floors[i])
+            if prune and cost > whole[i] + excess[i]:
+                grown: Any = np.maximum(excess[: i + 1], cost - whole[i])
                 excess[: i + 1] = grown
                 guess = np.where(open, best[:j] + floors + excess[:j], inf)
         best[j] = found if found < inf else best[j - 1]
@@ -70,26 +71,32 @@ def _filled(size: int, value: float) -> Any:
     return np.full(size, value)
 
 
-def _floors(task: Task, order: Sequence[Mask]) -> tuple[Any, list[Mask]]:
-    """For the intervals that end with an order, by first unit: their floors, and the intervals."""
-    floors = _filled(len(order), 0.0)
+def _floors(task: Task, order: Sequence[Mask]) -> tuple[Any, Any, list[Mask]]:
+    """For the intervals that end with an order, by first unit: their floors, these with all lines of all inputs, and
+    the intervals."""
+    floors, whole = _filled(len(order), 0.0), _filled(len(order), 0.0)
     masks = [0] * len(order)
-    mask, total = 0, 0
+    mask, total, skipped = 0, 0, 0
     weights: set[str] = set()
     loads: dict[Value, int] = {}
     for at in reversed(range(len(order))):
         mask |= order[at]
         for i in reversed(tuple(bits(order[at]))):
             node = task.nodes[i]
-            total -= sum(loads.pop(Value(task.names[i], v), 0) for v in range(len(node.makes)))
+            for value in node.values:
+                if value in loads:
+                    total -= loads[value]
+                    skipped -= task.bytes(value) - loads.pop(value)
             total += sum(size for readers, result, size in node.makes if result or readers & ~mask)
             total += sum(size for name, size in node.weights if name not in weights)
             weights.update(name for name, _ in node.weights)
             for value, _, least in node.loads:
-                total += max(0, least - loads.get(value, 0))
-                loads[value] = max(least, loads.get(value, 0))
-        floors[at], masks[at] = total, mask
-    return floors, masks
+                before = loads.get(value)
+                loads[value] = max(least, before or 0)
+                total += loads[value] - (before or 0)
+                skipped += (task.bytes(value) if before is None else before) - loads[value]
+        floors[at], whole[at], masks[at] = total, total + skipped, mask
+    return floors, whole, masks
 
 
 def _walk(order: Sequence[Mask], came: Sequence[int]) -> list[Mask]:
