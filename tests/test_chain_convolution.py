@@ -18,7 +18,7 @@ from netc.backends.relax.build import build, fused, prepare
 from netc.backends.relax.machine import host
 from netc.backends.relax.schedule import SCHEDULED, schedule
 from netc.backends.relax.untyped import walk
-from netc.compiler.fusion.chains import Chain, Refusal, chain
+from netc.compiler.fusion.chains import Chain, Refusal, decided
 from netc.compiler.fusion.group import Group
 from netc.compiler.fusion.work import Work
 from netc.compiler.graph import Graph, Ref
@@ -137,7 +137,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_chain_is_one_kernel_that_means_what_pytorch_says(case: Case):
     graph = prepare(case.graph(), {})
-    found = chain(graph, nodes(graph))
+    found = decided(Work(graph), nodes(graph))
     assert isinstance(found, Chain)
     assert found.kind == case.kind.replace("pooled", "convolutions")
     built = build(graph, HERE, groups=[Group("all", nodes(graph))])
@@ -171,7 +171,7 @@ def chains(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Graph:
 @settings(max_examples=8)
 @given(chains(), st.sampled_from([1, 2, 5]))
 def test_random_chains(graph: Graph, threads: int):
-    assert isinstance(chain(graph, nodes(graph)), Chain)
+    assert isinstance(decided(Work(graph), nodes(graph)), Chain)
     assert_same(graph, build(graph, host(threads=threads), groups=[Group("all", nodes(graph))]))
 
 
@@ -242,7 +242,7 @@ def test_every_thread_has_work():
 @pytest.mark.parametrize("kind", ["depthwise_pointwise", "inverted_residual"])
 def test_half_precision(kind: str, dtype: str, tolerance: float):
     graph = prepare(Case(kind, f"{dtype}[1, 16, 9, 9]", inner=32, out=16, residual=True).graph(), {})
-    assert isinstance(chain(graph, nodes(graph)), Chain)
+    assert isinstance(decided(Work(graph), nodes(graph)), Chain)
     built = build(graph, HERE, groups=[Group("all", nodes(graph))])
     assert list(built.report.rules.values()) == ["chain"]
     assert_same(graph, built, tolerance)
@@ -251,7 +251,7 @@ def test_half_precision(kind: str, dtype: str, tolerance: float):
 def test_a_group_of_one_convolution_is_scheduled_as_ever():
     b = Builder()
     graph = prepare(b.done(b("relu", conv(b, b.input("x", "f32[1, 8, 9, 9]"), "conv", 8, 3))), {})
-    assert isinstance(chain(graph, nodes(graph)), Refusal)
+    assert isinstance(decided(Work(graph), nodes(graph)), Refusal)
     built = build(graph, HERE, groups=[Group("all", nodes(graph))])
     assert "chain" not in built.report.rules.values()
     assert_same(graph, built)
@@ -259,7 +259,7 @@ def test_a_group_of_one_convolution_is_scheduled_as_ever():
 
 def refusal(b: Builder, *outputs: Ref, group: tuple[str, ...] | None = None) -> Refusal:
     graph = b.done(*outputs)
-    found = chain(graph, group or nodes(graph))
+    found = decided(Work(graph), group or nodes(graph))
     assert isinstance(found, Refusal)
     return found
 

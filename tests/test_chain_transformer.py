@@ -19,7 +19,7 @@ from netc.backends.relax.lower import Lowering, lower, rules
 from netc.backends.relax.machine import host
 from netc.backends.relax.optimise import fuse
 from netc.backends.relax.untyped import walk
-from netc.compiler.fusion.chains import chain
+from netc.compiler.fusion.chains import decided
 from netc.compiler.fusion.group import Group
 from netc.compiler.fusion.kinds import Chain, Refusal
 from netc.compiler.fusion.work import Work
@@ -55,7 +55,8 @@ def fused(graph: Graph, sizes: dict[str, int] | None = None, tolerance: float = 
 
 
 def kind(graph: Graph, *left_out: str) -> Chain | Refusal:
-    return chain(graph, [path for path in Work(graph).nodes if path not in left_out])
+    work = Work(graph)
+    return decided(work, [path for path in work.nodes if path not in left_out])
 
 
 def buffers(graph: Graph) -> list[int]:

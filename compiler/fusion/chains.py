@@ -13,7 +13,7 @@ from ..operators.arithmetic import Elementwise
 from ..operators.convolution import Conv2d
 from ..operators.normalization import BatchNorm
 from ..operators.pooling import AvgPool2d, MaxPool2d
-from ..types import DType
+from ..types import Dim, DType
 from .kinds import Chain, Refusal
 from .transformer import PRODUCTS, attention, feed_forward
 from .work import TRANSPARENT, Work
@@ -27,13 +27,8 @@ CONVOLUTIONS: dict[str, tuple[str, ...]] = {
 """Chains of convolutions that have names; others of two and more, pooling among them, are "convolutions"."""
 
 
-def chain(graph: Graph, nodes: Sequence[str]) -> Chain | Refusal:
-    """The chain that a group's working nodes are, in the order of the graph, or why they are none."""
-    return decided(Work(graph), nodes)
-
-
 def decided(work: Work, nodes: Sequence[str]) -> Chain | Refusal:
-    """The same, where the graph's working nodes are known."""
+    """The chain that a group's working nodes are, in the order of the graph, or why they are none."""
     unknown = tuple(path for path in nodes if path not in work.nodes)
     if unknown:
         return Refusal(f"%{unknown[0]} computes nothing, or is not there", unknown)
@@ -47,8 +42,11 @@ def _convolutions(work: Work, nodes: Sequence[str]) -> Chain | Refusal:
     """Convolutions and pooling, each the only reader of the one before, with element-wise nodes in between."""
     members = [work.nodes[path] for path in nodes]
     anchors = [node for node in members if isinstance(node.op, Conv2d | MaxPool2d | AvgPool2d)]
+    shapes = {anchor.types[0].shape for anchor in anchors}
+    shapes |= {work.graph.type(anchor.inputs[0]).shape for anchor in anchors if anchor.inputs[0] is not None}
     for node in members:
-        fault = _convolution_fault(node, work) if node in anchors else _between_fault(node, work.graph, anchors)
+        is_anchor = isinstance(node.op, Conv2d | MaxPool2d | AvgPool2d)
+        fault = _convolution_fault(node, work) if is_anchor else _between_fault(node, shapes)
         if fault:
             return Refusal(f"%{node.path} {fault}", (node.path,))
     if len(anchors) < 2:
@@ -83,11 +81,9 @@ def _convolution_fault(node: Node, work: Work) -> str | None:
     return None
 
 
-def _between_fault(node: Node, graph: Graph, anchors: Sequence[Node]) -> str | None:
+def _between_fault(node: Node, shapes: Collection[tuple[Dim, ...]]) -> str | None:
     if not isinstance(node.op, Elementwise | BatchNorm):
         return f"({node.op.name}) is neither a convolution or pooling nor element-wise"
-    shapes = {anchor.types[0].shape for anchor in anchors}
-    shapes |= {graph.type(anchor.inputs[0]).shape for anchor in anchors if anchor.inputs[0] is not None}
     if node.types[0].shape not in shapes:
         return f"makes {node.types[0]}, which is not the shape of what a convolution of the chain reads or makes"
     return None
