@@ -134,7 +134,8 @@ def _task(plan: Plan, legality: Legality, free: Sequence[str], fixed: Sequence[G
     """What a planner is asked. On a processor every group needs a kernel."""
     allowed = legality.computed if plan.target.compiles else None
     machine = Machine.of(plan.target)
-    return Task(legality.workload, machine.buffer, free, fixed, allowed, soft=machine.soft)
+    results = 1 if plan.target.compiles else None
+    return Task(legality.workload, machine.buffer, free, fixed, allowed, soft=machine.soft, results=results)
 
 
 def _free_name(name: str, taken: dict[str, str]) -> str:

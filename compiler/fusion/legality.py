@@ -59,7 +59,12 @@ class Legality:
         self.workload = workload
         self.target = target
         self.buffer = target.buffer if isinstance(target, Accelerator) else None
-        self.task = Task(workload, self.buffer, allowed=self.computed if target.compiles else None)
+        self.task = Task(
+            workload,
+            self.buffer,
+            allowed=self.computed if target.compiles else None,
+            results=1 if target.compiles else None,
+        )
 
     def computed(self, nodes: Collection[str]) -> bool:
         """Whether one kernel computes convex and connected nodes."""
