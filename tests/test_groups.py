@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 
 import netc
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,16 +22,20 @@ from netc.backends.relax.lower import lower
 from netc.backends.relax.machine import host
 from netc.backends.relax.optimise import choose, generate, optimise
 from netc.compiler.diagnostic import NetcError
+from netc.compiler.fusion.decide import decide
 from netc.compiler.fusion.group import Group
+from netc.compiler.fusion.prepare import prepared
 from netc.compiler.fusion.work import Work
 from netc.compiler.graph import Graph
 from netc.compiler.operators.operator import SAMPLES
-from netc.compiler.source import Source
+from netc.compiler.plan import PLANNER, AutoLine, Plan
+from netc.compiler.source import Source, Span
 from netc.compiler.target import LLVM
+from netc.compiler.types import symbols
 from oracle import call, doubled, draw
 from strategies import graphs
 from test_relax import CHOICES, assert_close, execute, sampled
-from test_specs import MODELS, assert_agree, feeds, small
+from test_specs import MODELS, OTHER_SIZES, SIZES, assert_agree, feeds, small
 from test_specs import reference as wanted
 
 HERE = host(threads=1)
@@ -238,22 +244,42 @@ def test_every_operator_is_a_kernel(choice: str, plan: Planner) -> None:
             assert_close(found[f"{number}:{i}"], right.numpy(), 1e-4)
 
 
-PLANNERS: dict[str, Callable[[Graph, LLVM], list[Group]]] = {"alone": lambda graph, _: alone(graph)}
-"""Plans for every model of every spec."""
+TARGET = LLVM(threads=1, cache=512 * 1024)
+PLANNERS = ("alone", "pattern", PLANNER)
+"""Plans for every model of every spec: each node alone, fusion by patterns, and what is meant where none is named."""
+
+graph_of = lru_cache(maxsize=2)(small)
+
+
+@lru_cache(maxsize=2)
+def right(path: Path, name: str) -> list[np.ndarray]:
+    graph = graph_of(path, name)
+    return wanted(graph, feeds(graph, 0))
+
+
+def planned(graph: Graph, planner: str) -> tuple[dict[str, int], list[Group]]:
+    """Sizes, and the groups of a planner at these; nodes alone need no sizes."""
+    if planner == "alone":
+        return {}, alone(prepare(graph, {}))
+    names = {s for node in graph.inputs.values() for d in node.types[0].shape for s in symbols(d)}
+    sizes = {name: SIZES.get(name, OTHER_SIZES) for name in names}
+    nowhere = Span(Source("test.net", ""), 0, 0)
+    fuse = (AutoLine("dram", planner, {}, nowhere),)
+    plan = Plan(planner, graph.name, "here", TARGET, nowhere, bind=sizes, fuse=fuse)
+    return sizes, list(decide(plan, prepared(plan, graph)).groups)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("planner", PLANNERS)
 @pytest.mark.parametrize(("path", "name"), MODELS)
 def test_every_model_is_compiled_by_groups(path: Path, name: str, planner: str, tmp_path: Path) -> None:
-    graph, target = small(path, name), LLVM(threads=1)
-    groups = PLANNERS[planner](prepare(graph, {}), target)
-    artifact = compile(graph, target, tmp_path / "artifact", groups=groups)
+    graph = graph_of(path, name)
+    sizes, groups = planned(graph, planner)
+    artifact = compile(graph, TARGET, tmp_path / "artifact", groups=groups, bind=sizes)
     assert artifact is not None
     assert sorted((g["name"], tuple(g["nodes"])) for g in artifact.groups) == sorted((g.name, g.nodes) for g in groups)
     assert {g["kernel"] for g in artifact.groups} == {k["name"] for k in artifact.manifest["kernels"]}
-    given = feeds(graph, 0)
-    assert_agree(artifact.run(list(given.values())), wanted(graph, given))
+    assert_agree(artifact.run(list(feeds(graph, 0).values())), right(path, name))
 
 
 # ----------------------------------------------------------------------------------------------- how it is done
