@@ -623,7 +623,8 @@ def test_a_schedule_that_fails_falls_back_and_says_so(monkeypatch: pytest.Monkey
     def broken(*_: Any) -> bool:
         raise ScheduleError("Error message: out of order")
 
-    monkeypatch.setitem(schedule.RULES, "tile", broken)
+    for rule in ("tile", "pieces"):  # which tiles each piece
+        monkeypatch.setitem(schedule.RULES, rule, broken)
     graph = small_resnet("f32[1, 3, 8, 8]")
     built = build(prepare(graph, {}), HERE)
     assert "tile" not in built.report.counts
