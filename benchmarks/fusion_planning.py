@@ -2,17 +2,17 @@
 
     python benchmarks/fusion_planning.py [--only resnet50 …] [--buffers 128 256 …] [--exact 600] [--no-verify]
 
-Models go through level 2 of the optimiser, with a batch of 1. Numbers are kept in one byte (int8). In f16 everything is
-twice as large: what is told of a buffer of 256 KiB here holds of one of 512 KiB there, with twice the bytes, so that the
-buffers 128 KiB to 2 MiB here are 256 KiB to 2 MiB of both.
+Models go through level 2 of the optimiser, with a batch of 1. Numbers are kept in one byte (int8). In f16 everything
+is twice as large: what is told of a buffer of 256 KiB here holds of one of 512 KiB there, with twice the bytes, so
+that the buffers 128 KiB to 2 MiB here are 256 KiB to 2 MiB of both.
 
 By column: bytes layer by layer, and by each planner. `anneal` is given the seconds that `best`, the default planner,
 took, and starts from single nodes. `saved` is what `best` moves less than the better of `greedy` and `anneal`.
-`optimum` is what the exact planner proved within `--exact` seconds, or the bound that it reached, with `best`'s distance
-to it. `seconds` are those of `best`, of CPU time. `verified`: the whole model was executed by the counting executor,
-group by group with the schedules of the plan, on random inputs and weights; bytes read and written and the most on chip
-equal what the plan says, no group exceeded the buffer, and everything that went through DRAM has the values of the graph
-executed node by node.
+`optimum` is what the exact planner proved within `--exact` seconds, or the bound that it reached, with `best`'s
+distance to it. `seconds` are those of `best`, of CPU time. `verified`: the whole model was executed by the counting
+executor, group by group with the schedules of the plan, on random inputs and weights; bytes read and written and the
+most on chip equal what the plan says, no group exceeded the buffer, and everything that went through DRAM has the
+values of the graph executed node by node.
 """
 
 from __future__ import annotations
