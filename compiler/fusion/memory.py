@@ -648,6 +648,14 @@ def cheapest(workload: Workload, nodes: Collection[str], buffer: int | None, bel
     return fitted(members, tabulate(members, steps, strips, lines=lines), buffer, below) or best
 
 
+def in_one_step(workload: Workload, nodes: Collection[str], buffer: int | None) -> int | None:
+    """The bytes to and from DRAM of a group where all of it fits a buffer at once: no schedule moves fewer. None where
+    it does not fit. Sooner told than what is cheapest."""
+    members = Members(workload, nodes)
+    found = fitted(members, tabulate(members, (1,)), buffer)
+    return None if found is None else found.usage.dram
+
+
 def price(workload: Workload, nodes: Collection[str], schedule: Schedule) -> Usage:
     """What one schedule costs."""
     members = Members(workload, nodes)

@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 from ..diagnostic import Diagnostic, Label, NetcError
 from ..graph import Value
 from .group import Group
-from .memory import Cost, cheapest
+from .memory import Cost, cheapest, in_one_step
 from .workload import Edge, Path, Weight, Workload
 
 Allowed = Callable[[frozenset[str]], bool]
@@ -95,6 +95,10 @@ class Node:
     """By value: its readers, whether it is an output of the model, and its bytes."""
 
 
+LARGE = 24
+"""Nodes of a group from which on it is first tried whether it fits at once."""
+
+
 class Task:
     """What a planner is asked: to group the nodes `free`, beside the groups `fixed`, for a buffer of so many bytes.
 
@@ -136,6 +140,7 @@ class Task:
         self._valid: dict[Mask, bool] = {}
         self._shapes: dict[tuple[Hashable, ...], tuple[Cost, tuple[str, ...]]] = {}
         self._shape_not_below: dict[tuple[Hashable, ...], float] = {}
+        self._whole: dict[tuple[Hashable, ...], int | None] = {}
         self._bytes: dict[Value, int] = {}
         self.evaluated = 0
         """How many groups have been costed so far; of those of one shape, one."""
@@ -231,9 +236,19 @@ class Task:
         if not self.valid(mask) or self._not_below.get(mask, 0) >= below:
             return inf
         if mask not in self._costs:
+            if mask.bit_count() >= LARGE and (quick := self._at_once(mask)) is not None:
+                return quick if quick < below else inf
             self._find(mask, below)
         cost = self._costs.get(mask)
         return inf if cost is None or cost.usage.dram >= below else cost.usage.dram
+
+    def _at_once(self, mask: Mask) -> int | None:
+        """The bytes of a group that fits the buffer at once, which is sooner known than its best schedule."""
+        shape = self._shape(mask)[0]
+        if shape not in self._whole:
+            self._whole[shape] = in_one_step(self.workload, self.members(mask), self.buffer)
+            self.effort += mask.bit_count() // 2
+        return self._whole[shape]
 
     def _find(self, mask: Mask, below: float) -> None:
         """What a group costs, or that it moves no fewer bytes than `below`: as another of its shape, if known."""

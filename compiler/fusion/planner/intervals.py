@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
 from math import inf
-from typing import Any
+from typing import NamedTuple
 
 from ...graph import Value
 from ..partition import Mask, Partition, Task, bits
@@ -18,88 +19,148 @@ def intervals(task: Task, *, prune: bool = True) -> Partition:
     """The best cuts of an order of the nodes, of three orders: the best partition at all where there is but one order.
 
     With `prune`, a group is taken to exceed its inputs, outputs and weights by at least as much as each interval
-    within it does, and not to fit where one within it does not. That is so nearly always, and not proved;
-    without, only what is proved is left out.
+    within it does, and not to fit where one within it does not. That is so nearly always, and not proved; without,
+    only what is proved is left out.
     """
     since = time.process_time()
     units = atoms(task)
     orders = dict.fromkeys(tuple(arrange(task, units, order)) for order in ORDERS)
     found = [cut(task, order, prune) for order in orders]
-    best = min(found, key=task.total)
-    return task.partition(best, "intervals", since)
+    return task.partition(min(found, key=task.total), "intervals", since)
 
 
 def cut(task: Task, order: Sequence[Mask], prune: bool = True) -> list[Mask]:
-    """The cuts of an order that make the fewest bytes in all.
+    """The cuts of an order that make the fewest bytes in all: a shortest way from its begin to its end, where an
+    interval is a step as long as the bytes it moves. Where nothing fits, each node alone."""
+    found = _Search(task, order, inf).way() or [1 << i for unit in order for i in bits(unit)]
+    return found if prune else _Search(task, order, task.total(found)).way() or found
 
-    best[j] = min over i of best[i] + dram(units i … j − 1): a shortest way from 0 to the number of units. Intervals are
-    tried from the most promising floor on, until no floor is below what is found.
+
+class _Step(NamedTuple):
+    """An interval as the last of a way: from the first unit `i` to before `j`."""
+
+    length: float
+    """What the whole way takes at least, up to the end of the order."""
+    i: int
+    j: int
+    before: float
+    """Bytes of the intervals before it."""
+    cost: float
+    """Its own, at least."""
+    costed: bool
+
+
+class _Search:
+    """A* (Hart, Nilsson and Raphael, 1968): intervals are costed only where their floors, and the floor of what comes
+    after them, leave a chance.
+
+    Without an `upper` bound on all bytes an interval is taken to exceed its inputs, outputs and weights by as much as
+    those within it, of which some are costed first, each twice as long as the one before. With one, only what is proved
+    is left out, and a way that is no shorter is not found.
     """
-    import numpy as np
 
-    size = len(order)
-    best: Any = _filled(size + 1, inf)
-    best[0] = 0
-    came = list(range(-1, size))
-    excess = _filled(size, 0.0)
-    """By first unit: by how much intervals from there on are known, or taken, to exceed their floors, with inputs read
-    as a whole."""
-    for j in range(1, size + 1):
-        floors, whole, masks = _floors(task, order[:j])
-        open = _filled(j, True)
-        guess = best[:j] + floors + excess[:j]
-        found = best[j - 1] + task.dram(masks[j - 1])
-        while (i := int(guess.argmin())) >= 0 and guess[i] < found:
-            open[i] = False
-            guess[i] = inf
-            if not task.valid(masks[i]):
+    def __init__(self, task: Task, order: Sequence[Mask], upper: float) -> None:
+        self.task, self.order, self.upper = task, order, upper
+        self.ends = [_Floors(task, order[:j]) for j in range(1, len(order) + 1)]
+        self.heap: list[_Step] = []
+        self.reached = list(range(1, len(order) + 1))
+        """By first unit: where the longest interval from there ends that is known to fit."""
+        self.over: list[tuple[int, int, float]] = []
+        """Intervals that exceed inputs, outputs and weights: the first unit, the one after the last, by how much."""
+
+    def way(self) -> list[Mask]:
+        """The intervals of the shortest way; none where none is shorter than `upper`."""
+        came: dict[int, int] = {}
+        self._leave(0, 0.0)
+        while self.heap:
+            step = heappop(self.heap)
+            if step.j in came:
                 continue
-            cost = task.dram(masks[i], inf if prune else found - best[i])
-            if best[i] + cost < found:
-                found, came[j] = best[i] + cost, i
-            if prune and cost > whole[i] + excess[i]:
-                grown: Any = np.maximum(excess[: i + 1], cost - whole[i])
-                excess[: i + 1] = grown
-                guess = np.where(open, best[:j] + floors + excess[:j], inf)
-        best[j] = found if found < inf else best[j - 1]
-    return _walk(order, came)
+            if not step.costed:
+                self._cost(step)
+                continue
+            came[step.j] = step.i
+            if step.j == len(self.order):
+                return _walk(self.order, came)
+            self._leave(step.j, step.before + step.cost)
+        return []
+
+    def _leave(self, i: int, before: float) -> None:
+        for j in range(i + 1, len(self.order) + 1):
+            self._push(i, j, before, self.ends[j - 1].least[i])
+
+    def _push(self, i: int, j: int, before: float, cost: float, costed: bool = False) -> None:
+        length = before + cost + self._after(j)
+        if length < self.upper:
+            heappush(self.heap, _Step(length, i, j, before, cost, costed))
+
+    def _after(self, j: int) -> float:
+        return self.ends[-1].least[j] if j < len(self.order) else 0.0
+
+    def _cost(self, step: _Step) -> None:
+        """Cost an interval, or put it back with more that it must take."""
+        i, j, before = step.i, step.j, step.before
+        mask = self.ends[j - 1].masks[i]
+        if not self.task.valid(mask):
+            return
+        if self.upper < inf:
+            self._push(i, j, before, self.task.dram(mask, self.upper - before - self._after(j)), True)
+            return
+        taken = max((over for a, b, over in self.over if i <= a and b <= j), default=0.0)
+        least = max(step.cost, self.ends[j - 1].whole[i] + taken if taken else 0.0)
+        far = 2 * self.reached[i] - i
+        if least > step.cost:
+            self._push(i, j, before, least)
+        elif j > far:
+            self._measure(i, far)
+            self._push(i, j, before, least)
+        else:
+            self._push(i, j, before, self._measure(i, j), True)
+
+    def _measure(self, i: int, j: int) -> float:
+        mask, whole = self.ends[j - 1].masks[i], self.ends[j - 1].whole[i]
+        cost = self.task.dram(mask)
+        valid = self.task.valid(mask)
+        if cost < inf or not valid:
+            self.reached[i] = max(self.reached[i], j)
+        if cost > whole and valid:
+            self.over.append((i, j, cost - whole))
+        return cost
 
 
-def _filled(size: int, value: float) -> Any:
-    import numpy as np
+class _Floors:
+    """Of the intervals that end with an order, by first unit: `masks`, the `least` that they move, and that with inputs
+    as a `whole`."""
 
-    return np.full(size, value)
-
-
-def _floors(task: Task, order: Sequence[Mask]) -> tuple[Any, Any, list[Mask]]:
-    """For the intervals that end with an order, by first unit: their floors, these with all lines of all inputs, and
-    the intervals."""
-    floors, whole = _filled(len(order), 0.0), _filled(len(order), 0.0)
-    masks = [0] * len(order)
-    mask, total, skipped = 0, 0, 0
-    weights: set[str] = set()
-    loads: dict[Value, int] = {}
-    for at in reversed(range(len(order))):
-        mask |= order[at]
-        for i in reversed(tuple(bits(order[at]))):
-            node = task.nodes[i]
-            for value in node.values:
-                if value in loads:
-                    total -= loads[value]
-                    skipped -= task.bytes(value) - loads.pop(value)
-            total += sum(size for readers, result, size in node.makes if result or readers & ~mask)
-            total += sum(size for name, size in node.weights if name not in weights)
-            weights.update(name for name, _ in node.weights)
-            for value, _, least in node.loads:
-                before = loads.get(value)
-                loads[value] = max(least, before or 0)
-                total += loads[value] - (before or 0)
-                skipped += (task.bytes(value) if before is None else before) - loads[value]
-        floors[at], whole[at], masks[at] = total, total + skipped, mask
-    return floors, whole, masks
+    def __init__(self, task: Task, order: Sequence[Mask]) -> None:
+        self.masks = [0] * len(order)
+        self.least, self.whole = [0.0] * len(order), [0.0] * len(order)
+        mask, total, skipped = 0, 0, 0
+        weights: set[str] = set()
+        loads: dict[Value, int] = {}
+        for at in reversed(range(len(order))):
+            mask |= order[at]
+            for i in reversed(tuple(bits(order[at]))):
+                node = task.nodes[i]
+                for value in node.values:
+                    if value in loads:
+                        total -= loads[value]
+                        skipped -= task.bytes(value) - loads.pop(value)
+                for readers, result, size in node.makes:
+                    total += size if result or readers & ~mask else 0
+                for name, size in node.weights:
+                    if name not in weights:
+                        weights.add(name)
+                        total += size
+                for value, _, least in node.loads:
+                    before = loads.get(value)
+                    loads[value] = max(least, before or 0)
+                    total += loads[value] - (before or 0)
+                    skipped += (task.bytes(value) if before is None else before) - loads[value]
+            self.masks[at], self.least[at], self.whole[at] = mask, total, total + skipped
 
 
-def _walk(order: Sequence[Mask], came: Sequence[int]) -> list[Mask]:
+def _walk(order: Sequence[Mask], came: Mapping[int, int]) -> list[Mask]:
     found: list[Mask] = []
     at = len(order)
     while at:
