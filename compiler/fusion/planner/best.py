@@ -18,7 +18,7 @@ from .split import divide
 
 
 @planner
-def best(task: Task, *, effort: int = 64_000) -> Partition:
+def best(task: Task, *, effort: int = 40_000) -> Partition:
     """The best of intervals, greedy, patterns and layers, improved by local moves. Where branches have several orders,
     splits are tried as well, and a random walk from the best. Beyond so much effort, counted in nodes of groups that
     were costed, which is some seconds, nothing new is begun."""

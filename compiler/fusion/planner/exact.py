@@ -11,8 +11,8 @@ from typing import Any
 
 from ..partition import Mask, Partition, Task, bits
 from .atoms import arrange
-from .best import search
-from .intervals import cut
+from .best import search as quick
+from .intervals import Search
 from .register import planner
 
 
@@ -25,13 +25,16 @@ def exact(task: Task, *, seconds: float = 600.0, groups: int = 20_000) -> Partit
     bound is what is proved of it.
     """
     since = time.process_time()
-    start = search(task)[0]
+    start = quick(task)[0]
     order = arrange(task, [1 << i for i in bits(task.free)], "graph")
     if _only_order(task, order):
-        found = min(cut(task, order, prune=False), start, key=task.total)
-        total = task.total(found)
-        note = "the nodes have one order: proved by dynamic programming"
-        return task.partition(found, "exact", since, None if total == inf else int(total), True, (note,))
+        search = Search(task, order, task.total(start), since + seconds)
+        found = search.way() or start
+        bound = None if search.bound == inf else int(search.bound)
+        notes = ["the nodes have one order: groups are intervals, and dynamic programming proves the bound"]
+        if time.process_time() >= since + seconds:
+            notes.append(f"stopped after {seconds:g} s")
+        return task.partition(found, "exact", since, bound, task.total(found) == bound, notes)
     return _program(task, start, since, seconds, groups)
 
 

@@ -32,8 +32,8 @@ def intervals(task: Task, *, prune: bool = True) -> Partition:
 def cut(task: Task, order: Sequence[Mask], prune: bool = True) -> list[Mask]:
     """The cuts of an order that make the fewest bytes in all: a shortest way from its begin to its end, where an
     interval is a step as long as the bytes it moves. Where nothing fits, each node alone."""
-    found = _Search(task, order, inf).way() or [1 << i for unit in order for i in bits(unit)]
-    return found if prune else _Search(task, order, task.total(found)).way() or found
+    found = Search(task, order).way() or [1 << i for unit in order for i in bits(unit)]
+    return found if prune else Search(task, order, task.total(found)).way() or found
 
 
 class _Step(NamedTuple):
@@ -50,7 +50,7 @@ class _Step(NamedTuple):
     costed: bool
 
 
-class _Search:
+class Search:
     """A* (Hart, Nilsson and Raphael, 1968): intervals are costed only where their floors, and the floor of what comes
     after them, leave a chance.
 
@@ -59,8 +59,10 @@ class _Search:
     is left out, and a way that is no shorter is not found.
     """
 
-    def __init__(self, task: Task, order: Sequence[Mask], upper: float) -> None:
-        self.task, self.order, self.upper = task, order, upper
+    def __init__(self, task: Task, order: Sequence[Mask], upper: float = inf, deadline: float = inf) -> None:
+        self.task, self.order, self.upper, self.deadline = task, order, upper, deadline
+        self.bound = 0.0
+        """Bytes that no cuts of the order are below, or `upper`; where `upper` is given, that is proved."""
         self.ends = [_Floors(task, order[:j]) for j in range(1, len(order) + 1)]
         self.heap: list[_Step] = []
         self.reached = list(range(1, len(order) + 1))
@@ -69,13 +71,16 @@ class _Search:
         """Intervals that exceed inputs, outputs and weights: the first unit, the one after the last, by how much."""
 
     def way(self) -> list[Mask]:
-        """The intervals of the shortest way; none where none is shorter than `upper`."""
+        """The intervals of the shortest way; none where none is shorter than `upper`, or at the deadline."""
         came: dict[int, int] = {}
         self._leave(0, 0.0)
         while self.heap:
             step = heappop(self.heap)
             if step.j in came:
                 continue
+            self.bound = max(self.bound, step.length)
+            if time.process_time() >= self.deadline:
+                return []
             if not step.costed:
                 self._cost(step)
                 continue
@@ -83,6 +88,7 @@ class _Search:
             if step.j == len(self.order):
                 return _walk(self.order, came)
             self._leave(step.j, step.before + step.cost)
+        self.bound = self.upper
         return []
 
     def _leave(self, i: int, before: float) -> None:
