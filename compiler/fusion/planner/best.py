@@ -10,7 +10,7 @@ from ..partition import Mask, Partition, Task, bits
 from .anneal import cool
 from .atoms import ORDERS, arrange, atoms
 from .greedy import grow
-from .improve import improve
+from .improve import improve, settle
 from .intervals import cut
 from .pattern import fuse
 from .register import planner
@@ -18,10 +18,10 @@ from .split import divide
 
 
 @planner
-def best(task: Task, *, effort: int = 40_000) -> Partition:
+def best(task: Task, *, effort: int = 64_000) -> Partition:
     """The best of intervals, greedy, patterns and layers, improved by local moves. Where branches have several orders,
-    splits are tried as well, and a random walk from the best. Beyond so much effort, counted in nodes of groups that
-    were costed, which is some seconds, nothing new is begun."""
+    a random walk from the best is tried first, and intervals of as many orders, and splits, as there is time for.
+    Beyond so much effort, counted in nodes of groups that were costed, which is some seconds, nothing new is begun."""
     since = time.process_time()
     found, notes = search(task, effort)
     return task.partition(found, "best", since, notes=notes)
@@ -30,30 +30,33 @@ def best(task: Task, *, effort: int = 40_000) -> Partition:
 def search(task: Task, effort: float = inf) -> tuple[list[Mask], tuple[str, ...]]:
     """The groups of `best`, and where they come from."""
     units = atoms(task)
-    orders = dict.fromkeys(tuple(arrange(task, units, order)) for order in ORDERS)
+    order = arrange(task, units, "graph")
     tried = {
-        "intervals": min((cut(task, order) for order in orders), key=task.total),
+        "intervals": cut(task, order),
         "greedy": grow(task),
         "pattern": fuse(task),
         "layers": [1 << i for i in bits(task.free)],
     }
-    name = min(tried, key=lambda n: task.total(tried[n]))
-    first = task.total(tried[name])
-    found = improve(task, tried[name], units, effort)
-    if len(orders) > 1:
-        for other in sorted({"intervals", "greedy"} - {name}):
-            found = min(found, improve(task, tried[other], units, effort), key=task.total)
-        if task.effort < effort:
-            found = min(found, improve(task, divide(task), units, effort), key=task.total)
-        walked = cool(task, found, _steps(task, effort), hot=0.003)
-        if task.total(walked) < task.total(found):
-            found = improve(task, walked, units, effort)
-    saved = first - task.total(found)
-    return found, (f"from {name}", *((f"{saved:,.0f} bytes less by splits and local moves",) if saved else ()))
+    branches = any(order != arrange(task, units, other) for other in ORDERS)
+    if branches:
+        tried["split"] = divide(task)
+    name, found = "", tried["layers"]
+    for start in sorted(tried, key=lambda n: task.total(tried[n]))[: 3 if branches else 1]:
+        tried[start] = settle(task, tried[start], effort)
+    for start in sorted(tried, key=lambda n: task.total(tried[n]))[: 2 if branches else 1]:
+        better = improve(task, tried[start], units, effort)
+        if not name or task.total(better) < task.total(found):
+            name, found = start, better
+    if branches:
+        found = min(cool(task, found, _steps(task, effort), hot=0.003), found, key=task.total)
+    return found, (f"from {name}",)
 
 
-def _steps(task: Task, effort: float, moves: int = 1_000) -> Iterator[float]:
+def _steps(task: Task, effort: float, moves: int = 4_000) -> Iterator[float]:
+    """How much of a walk is over, before each move: of its moves, or of its effort, whichever is more."""
+    since = task.effort
     for at in range(moves):
-        if task.effort >= effort:
+        used = (task.effort - since) / (effort - since) if effort > since else 1.0
+        if used >= 1:
             return
-        yield at / moves
+        yield max(at / moves, used)
