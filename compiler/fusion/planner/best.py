@@ -18,9 +18,9 @@ from .split import divide
 
 
 @planner
-def best(task: Task, *, effort: int = 64_000) -> Partition:
-    """The best of intervals, greedy, patterns and layers, improved by local moves. Where branches have several orders,
-    a random walk from the best is tried first, and intervals of as many orders, and splits, as there is time for.
+def best(task: Task, *, effort: int = 56_000) -> Partition:
+    """Where nodes have one order, the best of its cuts; where they have several, of splits and greedy, of a random walk
+    from there, and of cuts of three orders. All are improved by local moves, and compared with patterns and layers.
     Beyond so much effort, counted in nodes of groups that were costed, which is some seconds, nothing new is begun."""
     since = time.process_time()
     found, notes = search(task, effort)
@@ -31,24 +31,24 @@ def search(task: Task, effort: float = inf) -> tuple[list[Mask], tuple[str, ...]
     """The groups of `best`, and where they come from."""
     units = atoms(task)
     order = arrange(task, units, "graph")
-    tried = {
-        "intervals": cut(task, order),
-        "greedy": grow(task),
-        "pattern": fuse(task),
-        "layers": [1 << i for i in bits(task.free)],
-    }
+    tried = {"greedy": grow(task), "pattern": fuse(task), "layers": [1 << i for i in bits(task.free)]}
     branches = any(order != arrange(task, units, other) for other in ORDERS)
     if branches:
         tried["split"] = divide(task)
+        for start in ("split", "greedy"):
+            tried[start] = settle(task, tried[start], effort)
+    else:
+        tried["intervals"] = cut(task, order)
     name, found = "", tried["layers"]
-    for start in sorted(tried, key=lambda n: task.total(tried[n]))[: 3 if branches else 1]:
-        tried[start] = settle(task, tried[start], effort)
     for start in sorted(tried, key=lambda n: task.total(tried[n]))[: 2 if branches else 1]:
         better = improve(task, tried[start], units, effort)
         if not name or task.total(better) < task.total(found):
             name, found = start, better
     if branches:
         found = min(cool(task, found, _steps(task, effort), hot=0.003), found, key=task.total)
+        for other in ORDERS:
+            better = cut(task, arrange(task, units, other), effort=effort)
+            found = min(improve(task, better, units, effort), found, key=task.total)
     return found, (f"from {name}",)
 
 

@@ -18,15 +18,15 @@ def improve(task: Task, parts: Collection[Mask], units: Sequence[Mask], effort: 
     found = list(parts)
     while task.effort < effort:
         before = task.total(found)
-        found = _settle(task, found, effort)
+        found = settle(task, found, effort)
         if task.effort < effort:
-            found = min(cut(task, _along(task, found, units)), found, key=task.total)
+            found = min(cut(task, _along(task, found, units), effort=effort), found, key=task.total)
         if task.total(found) >= before:
             break
     return found
 
 
-def _settle(task: Task, found: list[Mask], effort: float) -> list[Mask]:
+def settle(task: Task, found: list[Mask], effort: float) -> list[Mask]:
     """Moves between two groups until none saves bytes."""
     waiting = _neighbours(task, found)
     while waiting and task.effort < effort:
@@ -63,12 +63,24 @@ def _better(task: Task, parts: Collection[Mask], first: Mask, second: Mask) -> t
     now = task.dram(first) + task.dram(second)
     best = None
     for made in _moves(task, first, second):
-        if sum(map(task.floor, made)) >= now:
-            continue
-        cost = sum(task.dram(mask, now) for mask in made)
+        cost = _below(task, made, now)
         if cost < now and task.acyclic([*rest, *made]):
             best, now = made, cost
     return best
+
+
+def _below(task: Task, masks: tuple[Mask, ...], limit: float) -> float:
+    """What groups move together; infinitely many where it is no less than a limit. The first has most to prove."""
+    floors = [task.floor(mask) for mask in masks]
+    left = sum(floors)
+    total = 0.0
+    for mask, floor in zip(masks, floors, strict=True):
+        if left >= limit or total == inf:
+            return inf
+        cost = task.dram(mask, limit - (left - floor))
+        total += cost
+        left += cost - floor
+    return total
 
 
 def _moves(task: Task, first: Mask, second: Mask) -> Iterator[tuple[Mask, ...]]:
@@ -78,7 +90,7 @@ def _moves(task: Task, first: Mask, second: Mask) -> Iterator[tuple[Mask, ...]]:
     for i in bits(first):
         some = (task.below[i] & first) | 1 << i
         if task.readers[i] & second and some != first:
-            yield first & ~some, second | some
+            yield second | some, first & ~some
     for i in bits(second):
         some = (task.above[i] & second) | 1 << i
         if task.sources[i] & first and some != second:

@@ -29,10 +29,11 @@ def intervals(task: Task, *, prune: bool = True) -> Partition:
     return task.partition(min(found, key=task.total), "intervals", since)
 
 
-def cut(task: Task, order: Sequence[Mask], prune: bool = True) -> list[Mask]:
+def cut(task: Task, order: Sequence[Mask], prune: bool = True, effort: float = inf) -> list[Mask]:
     """The cuts of an order that make the fewest bytes in all: a shortest way from its begin to its end, where an
-    interval is a step as long as the bytes it moves. Where nothing fits, each node alone."""
-    found = Search(task, order).way() or [1 << i for unit in order for i in bits(unit)]
+    interval is a step as long as the bytes it moves. Where nothing fits, or the task's effort comes to a limit before,
+    each node alone."""
+    found = Search(task, order, effort=effort).way() or [1 << i for unit in order for i in bits(unit)]
     return found if prune else Search(task, order, task.total(found)).way() or found
 
 
@@ -59,14 +60,19 @@ class Search:
     is left out, and a way that is no shorter is not found.
     """
 
-    def __init__(self, task: Task, order: Sequence[Mask], upper: float = inf, deadline: float = inf) -> None:
-        self.task, self.order, self.upper, self.deadline = task, order, upper, deadline
+    def __init__(
+        self, task: Task, order: Sequence[Mask], upper: float = inf, deadline: float = inf, effort: float = inf
+    ) -> None:
+        self.task, self.order, self.upper = task, order, upper
+        self.deadline, self.effort = deadline, effort
         self.bound = 0.0
         """Bytes that no cuts of the order are below, or `upper`; where `upper` is given, that is proved."""
         self.ends = [_Floors(task, order[:j]) for j in range(1, len(order) + 1)]
         self.heap: list[_Step] = []
         self.reached = list(range(1, len(order) + 1))
         """By first unit: where the longest interval from there ends that is known to fit."""
+        self.wall = [len(order) + 1] * len(order)
+        """By first unit: where the shortest interval ends that is known, or taken, not to fit."""
         self.over: list[tuple[int, int, float]] = []
         """Intervals that exceed inputs, outputs and weights: the first unit, the one after the last, by how much."""
 
@@ -79,7 +85,7 @@ class Search:
             if step.j in came:
                 continue
             self.bound = max(self.bound, step.length)
-            if time.process_time() >= self.deadline:
+            if time.process_time() >= self.deadline or self.task.effort >= self.effort:
                 return []
             if not step.costed:
                 self._cost(step)
@@ -92,7 +98,7 @@ class Search:
         return []
 
     def _leave(self, i: int, before: float) -> None:
-        for j in range(i + 1, len(self.order) + 1):
+        for j in range(i + 1, min(self.wall[i], len(self.order) + 1)):
             self._push(i, j, before, self.ends[j - 1].least[i])
 
     def _push(self, i: int, j: int, before: float, cost: float, costed: bool = False) -> None:
@@ -107,7 +113,7 @@ class Search:
         """Cost an interval, or put it back with more that it must take."""
         i, j, before = step.i, step.j, step.before
         mask = self.ends[j - 1].masks[i]
-        if not self.task.valid(mask):
+        if j >= self.wall[i] or not self.task.valid(mask):
             return
         if self.upper < inf:
             self._push(i, j, before, self.task.dram(mask, self.upper - before - self._after(j)), True)
@@ -129,7 +135,9 @@ class Search:
         valid = self.task.valid(mask)
         if cost < inf or not valid:
             self.reached[i] = max(self.reached[i], j)
-        if cost > whole and valid:
+        if cost == inf and valid:
+            self.wall[: i + 1] = [min(j, wall) for wall in self.wall[: i + 1]]
+        elif cost > whole and valid:
             self.over.append((i, j, cost - whole))
         return cost
 
