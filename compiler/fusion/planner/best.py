@@ -20,8 +20,10 @@ from .split import divide
 @planner
 def best(task: Task, *, effort: int = 56_000) -> Partition:
     """Where nodes have one order, the best of its cuts; where they have several, of splits and greedy, of a random walk
-    from there, and of cuts of three orders. All are improved by local moves, and compared with patterns and layers.
-    Beyond so much effort, counted in nodes of groups that were costed, which is some seconds, nothing new is begun."""
+    """Where nodes have one order, the best of its cuts; where they have several, of splits, greedy, a random walk from
+    the better of these, and cuts of three orders. All are improved by local moves, and compared with patterns and
+    layers. Beyond so much effort, counted in nodes of groups that were costed, which is some seconds, nothing new is
+    begun."""
     since = time.process_time()
     found, notes = search(task, effort)
     return task.partition(found, "best", since, notes=notes)
@@ -33,19 +35,20 @@ def search(task: Task, effort: float = inf) -> tuple[list[Mask], tuple[str, ...]
     order = arrange(task, units, "graph")
     tried = {"greedy": grow(task), "pattern": fuse(task), "layers": [1 << i for i in bits(task.free)]}
     branches = any(order != arrange(task, units, other) for other in ORDERS)
-    if branches:
+    if not branches:
+        tried["intervals"] = cut(task, order)
+    else:
         tried["split"] = divide(task)
         for start in ("split", "greedy"):
             tried[start] = settle(task, tried[start], effort)
-    else:
-        tried["intervals"] = cut(task, order)
+        least = min(tried, key=lambda n: task.total(tried[n]))
+        tried["a walk"] = cool(task, tried[least], _steps(task, (task.effort + effort) / 2), hot=0.003)
     name, found = "", tried["layers"]
-    for start in sorted(tried, key=lambda n: task.total(tried[n]))[: 2 if branches else 1]:
+    for start in sorted(tried, key=lambda n: task.total(tried[n]))[: 3 if branches else 1]:
         better = improve(task, tried[start], units, effort)
         if not name or task.total(better) < task.total(found):
             name, found = start, better
     if branches:
-        found = min(cool(task, found, _steps(task, effort), hot=0.003), found, key=task.total)
         for other in ORDERS:
             better = cut(task, arrange(task, units, other), effort=effort)
             found = min(improve(task, better, units, effort), found, key=task.total)
