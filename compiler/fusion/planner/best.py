@@ -19,7 +19,6 @@ from .split import divide
 
 @planner
 def best(task: Task, *, effort: int = 56_000) -> Partition:
-    """Where nodes have one order, the best of its cuts; where they have several, of splits and greedy, of a random walk
     """Where nodes have one order, the best of its cuts; where they have several, of splits, greedy, a random walk from
     the better of these, and cuts of three orders. All are improved by local moves, and compared with patterns and
     layers. Beyond so much effort, counted in nodes of groups that were costed, which is some seconds, nothing new is
