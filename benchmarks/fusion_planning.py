@@ -10,7 +10,8 @@ shown. `saved` is how much less the default planner's groups move than the bette
 `--exact`, the exact planner is given so many seconds, and the last columns say what it proves: the bytes that no
 partition is below, and how far above them the default planner is; without, the bound is compulsory (weights, inputs and
 outputs of the model once). With `--verify` the counting executor executes the default planner's groups on random
-numbers: its counts must be the formulas', and its values those of the graph executed node by node. Times are seconds of processor time.
+numbers: its counts must be the formulas', and its values those of the graph executed node by node. Times are seconds
+of processor time.
 """
 
 from __future__ import annotations
