@@ -49,6 +49,15 @@ class Chain:
     """The same as one operator, which is compiled to kernels that are not this chain's."""
 
 
+def attention_chain(tokens: int) -> Chain:
+    """Twelve heads of 64 features."""
+    size = f"f32[1, 12, {tokens}, 64]"
+    model = f"\nmodel chain = Chain() (q: {size}, k: {size}, v: {size})\nmodule Chain() (q, k, v) "
+    several = "{ return (q @ (k |> transpose(2, 3)) * 0.125) |> softmax(dim = -1) |> matmul(v) }"
+    one = "{ return scaled_dot_product_attention(q, k, v) }"
+    return Chain("attention", f"12 heads of 64, {tokens} tokens", model + several, model + one)
+
+
 CHAINS = [
     Chain("depthwise_pointwise", "dw 3×3 (32) → pw 64, 112², batch 4", """
 model chain = Chain(64) (x: f32[4, 32, 112, 112])
@@ -91,24 +100,7 @@ model chain = Chain() (x: f32[4, 197, 192])
 module Chain() (x) {
     return x |> linear(768) |> gelu |> linear(192)
 }"""),
-    Chain("attention", "12 heads of 64, 512 tokens", """
-model chain = Chain() (q: f32[1, 12, 512, 64], k: f32[1, 12, 512, 64], v: f32[1, 12, 512, 64])
-module Chain() (q, k, v) {
-    return (q @ (k |> transpose(2, 3)) * 0.125) |> softmax(dim = -1) |> matmul(v)
-}""", """
-model chain = Chain() (q: f32[1, 12, 512, 64], k: f32[1, 12, 512, 64], v: f32[1, 12, 512, 64])
-module Chain() (q, k, v) {
-    return scaled_dot_product_attention(q, k, v)
-}"""),
-    Chain("attention", "12 heads of 64, 1024 tokens", """
-model chain = Chain() (q: f32[1, 12, 1024, 64], k: f32[1, 12, 1024, 64], v: f32[1, 12, 1024, 64])
-module Chain() (q, k, v) {
-    return (q @ (k |> transpose(2, 3)) * 0.125) |> softmax(dim = -1) |> matmul(v)
-}""", """
-model chain = Chain() (q: f32[1, 12, 1024, 64], k: f32[1, 12, 1024, 64], v: f32[1, 12, 1024, 64])
-module Chain() (q, k, v) {
-    return scaled_dot_product_attention(q, k, v)
-}"""),
+    attention_chain(512), attention_chain(1024),
 ]  # fmt: skip
 
 

@@ -18,12 +18,13 @@ from netc.compiler.diagnostic import Diagnostic, NetcError
 from netc.compiler.format import format_text
 from netc.compiler.fusion.decide import Decision, decide
 from netc.compiler.fusion.planner import PLANNERS
-from netc.compiler.fusion.prepare import prepared, traced
+from netc.compiler.fusion.prepare import prepared
 from netc.compiler.fusion.require import broken, known, open_limits, unknowable
 from netc.compiler.fusion.resolve import by_pattern, interrupted, why_unmet
 from netc.compiler.fusion.summarise import summarise
 from netc.compiler.fusion.work import Work
 from netc.compiler.measure import measure
+from netc.compiler.pipeline import run as run_passes
 from netc.compiler.plan import AutoLine, Chain, Either, GroupLine, Maybe, Operation, Pattern, PatternLine, Plan, Repeat
 from netc.compiler.program import Program, read, read_source
 from netc.compiler.source import Source, Span
@@ -64,7 +65,7 @@ def decided(body: str, target: str = "npu") -> Decision:
     found = program(f"plan p for net on {target} {{\n{body}\n}}\n")
     plan = found.plan()
     model = found.model(plan.model)
-    return decide(plan, prepared(plan, traced(plan, model.graph, model.facts).final))
+    return decide(plan, prepared(plan, run_passes(model.graph, plan.passes(), facts=model.facts).final))
 
 
 def groups(body: str, target: str = "npu") -> dict[str, tuple[str, ...]]:
@@ -408,7 +409,7 @@ target npu = accelerator(buffer = 64 KiB, dram = 1 GB/s)
     text += "plan p for crossed on npu { fuse pattern (relu |> exp |> mul) | (tanh |> sigmoid |> add) }\n"
     found = read_source(Source("test.net", text))
     plan, model = found.plan(), found.model("crossed")
-    decision = decide(plan, prepared(plan, traced(plan, model.graph).final))
+    decision = decide(plan, prepared(plan, run_passes(model.graph, plan.passes()).final))
     assert sorted(len(g.nodes) for g in decision.groups) == [1, 1, 1, 3]
 
 
@@ -416,7 +417,7 @@ target npu = accelerator(buffer = 64 KiB, dram = 1 GB/s)
 def work(spec: str, name: str) -> Work:
     model = read(SPECS / f"{spec}.net").model(name)
     plan = planned("batch 1")
-    return Work(prepared(plan, traced(plan, model.graph, model.facts).final))
+    return Work(prepared(plan, run_passes(model.graph, plan.passes(), facts=model.facts).final))
 
 
 KINDS = ["conv2d", "batch_norm", "relu6", "relu", "silu", "add", "mul", "concat", "mean", "sigmoid", "max_pool2d"]
@@ -482,7 +483,7 @@ def test_passes_of_a_plan_in_order() -> None:
 def test_the_graph_of_a_plan_computes_the_same() -> None:
     found = program("plan p for net on here {\n    batch 2\n    apply fold_batch_norm\n}\n")
     plan, model = found.plan(), found.model("net")
-    graph = prepared(plan, traced(plan, model.graph, model.facts).final)
+    graph = prepared(plan, run_passes(model.graph, plan.passes(), facts=model.facts).final)
     assert graph.inputs["x"].types[0].shape == (2, 3, 16, 16)
     assert measure(model.graph, graph, Contract(), probes=1, seed=1).kept
 
@@ -516,7 +517,7 @@ def test_limits_that_nothing_tells_of(target: str, body: str, name: str, why: st
     found = program(f"{targets}plan p for net on {target} {{\n{body}\n}}\n")
     plan = found.plan()
     model = found.model(plan.model)
-    decision = decide(plan, prepared(plan, traced(plan, model.graph, model.facts).final))
+    decision = decide(plan, prepared(plan, run_passes(model.graph, plan.passes(), facts=model.facts).final))
     summary = summarise(decision)
     (problem,) = unknowable(plan, summary, known(summary, decision.graph))
     assert problem.span is not None

@@ -25,6 +25,7 @@ from netc.compiler.pipeline import run
 from netc.compiler.program import read, read_source
 from netc.compiler.source import Source
 from netc.compiler.types import DType
+from pydantic import ValidationError
 
 SPECS = Path(__file__).parents[1] / "specs"
 OPTIONS = {"anneal": {"moves": 300}, "exact": {"seconds": 60.0}}
@@ -310,9 +311,23 @@ def test_only_what_is_allowed() -> None:
 def test_a_node_too_large_is_told() -> None:
     with pytest.raises(NetcError) as raised:
         plan(Task(workload(CHAIN), 20), "best")
-    (problem,) = raised.value.diagnostics
+    problem = raised.value.diagnostics[0]
     assert problem.code == "does-not-fit"
-    assert "alone does not fit a buffer of 20 bytes" in problem.message
+    assert "alone does not fit a buffer of 20 bytes: it needs " in problem.message
+    assert problem.fix is not None
+    enough = int(problem.fix.removeprefix("buffer = ").removesuffix(" B"))
+    with pytest.raises(NetcError):
+        plan(Task(workload(CHAIN), enough - 1), "layers")
+    assert plan(Task(workload(CHAIN), enough), "layers").parts
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("exact", {"seconds": -5}), ("exact", {"groups": 0}), ("anneal", {"seconds": 0}), ("best", {"effort": 0})],
+)
+def test_options_have_ranges(name: str, options: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        PLANNERS[name].options(**options)
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,8 @@ from .workload import Workload
 class Decision:
     """The groups of a plan, a partition of the working nodes of `graph`, in the order of their first nodes.
 
-    `makers` says of each group by name which line or planner made it. `bound` are bytes to and from DRAM that a planner
-    proved that no groups of these nodes move less than, the planner's part and the other groups together; None where
-    none did. `measured` are the kernels that were run to find out whether to join them.
+    `makers` says of each group by name which line or planner made it. `measured` are the kernels that were run to find
+    out whether to join them.
     """
 
     plan: Plan

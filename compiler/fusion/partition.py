@@ -11,6 +11,8 @@ from typing import NamedTuple, NoReturn
 
 from ..diagnostic import Diagnostic, Label, NetcError
 from ..graph import Value
+from ..quantity import written
+from .explain import least
 from .group import Group
 from .memory import Cost, cheapest, in_one_step
 from .workload import Edge, Path, Weight, Workload
@@ -189,14 +191,20 @@ class Task:
         return above & below == mask
 
     def connected(self, mask: Mask) -> bool:
-        seen = edge = mask & -mask
-        while edge:
-            near = 0
-            for i in bits(edge):
-                near |= self.sources[i] | self.readers[i]
-            edge = near & mask & ~seen
-            seen |= edge
-        return seen == mask
+        return next(self.components(mask), 0) == mask
+
+    def components(self, mask: Mask) -> Iterator[Mask]:
+        """The connected parts of a set."""
+        while mask:
+            seen = edge = mask & -mask
+            while edge:
+                near = 0
+                for i in bits(edge):
+                    near |= self.sources[i] | self.readers[i]
+                edge = near & mask & ~seen
+                seen |= edge
+            yield seen
+            mask &= ~seen
 
     def valid(self, mask: Mask) -> bool:
         """Whether a set is free, connected, convex and allowed; what it costs is another matter."""
@@ -337,9 +345,9 @@ class Task:
         for i in bits(mask):
             node = self.nodes[i]
             weights.update(node.weights)
-            for value, maker, least in node.loads:
+            for value, maker, fewest in node.loads:
                 if not maker & mask:
-                    loads[value] = max(least, loads.get(value, 0))
+                    loads[value] = max(fewest, loads.get(value, 0))
             for readers, result, size in node.makes:
                 if result or readers & ~mask:
                     total += size
@@ -420,18 +428,26 @@ class Task:
         for mask in order:
             cost = self.cost_of(mask)
             if cost is None:
-                self._refuse(mask)
+                self._refuse()
             made.append(Part(self.members(mask), cost))
         bound = max(bound or 0, self.compulsory)
         found = Partition(tuple(made), planner, time.process_time() - since, bound, optimal, tuple(notes))
         return replace(found, optimal=optimal or found.dram == bound)
 
-    def _refuse(self, mask: Mask) -> NoReturn:
-        names = self.members(mask)
-        node = self.workload.graph.nodes[names[0]]
-        message = f"%{names[0]} alone does not fit a buffer of {self.buffer:,} bytes"
-        labels = tuple(Label(span) for span in node.origin[:1])
-        raise NetcError([Diagnostic("does-not-fit", message, labels, fix="a larger buffer, or smaller numbers")])
+    def _refuse(self) -> NoReturn:
+        """Say which nodes alone do not fit, each with its line, and the buffer that would hold them."""
+        big = [self.names[i] for i in bits(self.free) if self.cost_of(1 << i) is None]
+        needs = {name: least(self.workload, [name]) for name in big}
+        fix = f"buffer = {written(max(needs.values()), 'bytes')}"
+        raise NetcError(
+            Diagnostic(
+                "does-not-fit",
+                f"%{name} alone does not fit a buffer of {self.buffer:,} bytes: it needs {needs[name]:,}",
+                tuple(Label(span) for span in self.workload.graph.nodes[name].origin[:1]),
+                fix=fix,
+            )
+            for name in big
+        )
 
 
 def _node_kind(workload: Workload, name: str) -> Hashable:

@@ -9,18 +9,7 @@ from ..diagnostic import Diagnostic, Label, NetcError
 from ..graph import Graph
 from ..passes.bind import bind
 from ..passes.eliminate_dead import eliminate_dead
-from ..pipeline import Trace, run
 from ..plan import Plan
-
-
-def traced(plan: Plan, graph: Graph, facts: frozenset[str] = frozenset()) -> Trace:
-    """A model through the passes of a plan; `facts` hold of it before.
-
-    Raises:
-        NetcError: where a pass cannot run.
-    """
-    return run(graph, plan.passes(), facts=facts)
-
 
 LARGEST = 2**40
 """Elements of a value: bytes that a whole model moves can be counted in 63 bits then."""
@@ -33,11 +22,10 @@ def prepared(plan: Plan, graph: Graph) -> Graph:
     Raises:
         NetcError: where a size is left open or too large, or an operator has no rule.
     """
-    sizes = plan.sizes(graph)
-    bound = bind(graph, sizes)
+    bound = bind(graph, plan.sizes(graph))
     _check_sizes(plan, bound)
     if plan.target.compiles:
-        return backend("tvm").prepare(graph, sizes)
+        return backend("tvm").prepare(bound, {})
     return eliminate_dead(bound)
 
 

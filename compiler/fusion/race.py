@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..graph import Graph, ParameterRef, Ref
-from ..types import TensorType
 from .chains import CONVOLUTIONS
 from .group import Group
 from .isolate import isolate
@@ -22,7 +21,6 @@ KINDS = frozenset({*CONVOLUTIONS, "feed_forward", "attention"})
 
 MARGIN = 0.03
 """How much faster a group must be than its parts, as a part of their time: less is noise."""
-
 
 SURE = 0.75
 """In which part of the turns it must be faster: on a busy machine medians alone say little."""
@@ -50,7 +48,6 @@ def race(task: Task, parts: Sequence[Mask], measure: Measure) -> tuple[list[Mask
     """
     known: dict[Any, Timing] = {}
     timings: dict[Mask, tuple[Kernel, Timing]] = {}
-    pieces: dict[Mask, list[Mask]] = {}
     for joined, chosen in candidates(task, parts):
         made = kernel(task.workload, task.members(joined))
         if not isinstance(made, Kernel) or made.kind not in KINDS:
@@ -59,7 +56,6 @@ def race(task: Task, parts: Sequence[Mask], measure: Measure) -> tuple[list[Mask
         if key not in known:
             known[key] = measure(_group(task, joined), [_group(task, part) for part in chosen])
         timings[joined] = made, known[key]
-        pieces[joined] = chosen
     taken: list[Mask] = []
     reasons: dict[Mask, str] = {}
     for joined in sorted(timings, key=lambda m: (timings[m][1].fused - timings[m][1].unfused, m)):
@@ -122,12 +118,8 @@ def likeness(graph: Graph) -> Any:
         if ref is None:
             return None
         if isinstance(ref, ParameterRef):
-            return names.setdefault(ref, len(names)), _key(graph.type(ref))
+            return names.setdefault(ref, len(names)), graph.type(ref)
         return names.setdefault(ref.node, len(names)), ref.index
 
-    rows = [(n.op, *map(place, n.inputs), *map(_key, n.types), place(n.value)) for n in graph.nodes.values()]
+    rows = [(n.op, *map(place, n.inputs), *n.types, place(n.value)) for n in graph.nodes.values()]
     return tuple(rows), tuple(map(place, graph.outputs.values()))
-
-
-def _key(type: TensorType) -> str:
-    return str(type)

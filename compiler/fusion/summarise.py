@@ -18,6 +18,8 @@ def summarise(decision: Decision) -> Summary:
     plan, machine, workload = decision.plan, Machine.of(decision.plan.target), decision.workload
     found = decision.partition
     planned = found is not None and sum(len(p.nodes) for p in found.parts) == len(workload.work.nodes)
+    priced = {part.nodes: part.cost for part in found.parts} if found is not None else {}
+    costs = {group.name: priced[group.nodes] for group in decision.groups if group.nodes in priced}
     proved = found.bound or 0 if found is not None and planned else 0
     kernels: dict[str, str] = {}
     if plan.target.compiles:
@@ -28,7 +30,9 @@ def summarise(decision: Decision) -> Summary:
         f"{plan.target_name}, an accelerator" if isinstance(plan.target, Accelerator) else f"{plan.target}",
         machine,
         plan.dtype,
-        shares(workload, decision.groups, machine.buffer, makers=decision.makers, kernels=kernels, soft=machine.soft),
+        shares(
+            workload, decision.groups, machine.buffer, costs, makers=decision.makers, kernels=kernels, soft=machine.soft
+        ),
         max(proved, Task(workload, machine.buffer).compulsory),
         decision.measured,
         found.notes if found is not None else (),

@@ -175,7 +175,7 @@ def _totals(summary: Summary) -> Iterator[str]:
     if summary.seconds is not None:
         yield f"at least {1e3 * summary.seconds:.3g} ms"
     if summary.notes:
-        yield f"found {', '.join(summary.notes)}"
+        yield f"the planner: {', '.join(summary.notes)}"
 
 
 def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compare: bool, verify: bool) -> None:

@@ -10,17 +10,17 @@ from typing import Literal
 
 from ..partition import Mask, Partition, Task, bits
 from .greedy import grow
-from .register import planner
+from .register import Count, Positive, planner
 
 
 @planner
 def anneal(
     task: Task,
     *,
-    moves: int = 5_000,
-    seconds: float | None = None,
+    moves: Count = 5_000,
+    seconds: Positive | None = None,
     start: Literal["layers", "greedy"] = "layers",
-    hot: float = 0.01,
+    hot: Positive = 0.01,
 ) -> Partition:
     """Simulated annealing: random neighbours merge, nodes shift between them, groups fall apart.
 

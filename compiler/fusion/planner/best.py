@@ -13,12 +13,12 @@ from .greedy import grow
 from .improve import improve, settle
 from .intervals import cut
 from .pattern import fuse
-from .register import planner
+from .register import Count, planner
 from .split import divide
 
 
 @planner
-def best(task: Task, *, effort: int = 56_000) -> Partition:
+def best(task: Task, *, effort: Count = 56_000) -> Partition:
     """Where nodes have one order, the best of its cuts; where they have several, of splits, greedy, a random walk from
     the better of these, and cuts of three orders. All are improved by local moves, and compared with patterns and
     layers. Beyond so much effort, counted in nodes of groups that were costed, which is some seconds, nothing new is

@@ -13,11 +13,11 @@ from ..partition import Mask, Partition, Task, bits
 from .atoms import arrange
 from .best import search as quick
 from .intervals import Search
-from .register import planner
+from .register import Count, Positive, planner
 
 
 @planner
-def exact(task: Task, *, seconds: float = 600.0, groups: int = 20_000) -> Partition:
+def exact(task: Task, *, seconds: Positive = 600.0, groups: Count = 20_000) -> Partition:
     """The best partition of all, and the proof that it is: an integer program (HiGHS) over all groups there may be.
 
     Where the nodes have but one order, groups are intervals, and dynamic programming needs no integer program. With

@@ -26,7 +26,7 @@ def split(task: Task) -> Partition:
 def divide(task: Task) -> list[Mask]:
     """The groups of `split`, before moves."""
     known: dict[Mask, list[Mask]] = {}
-    return [leaf for whole in _components(task, task.free) for leaf in _divide(task, whole, known)]
+    return [leaf for whole in task.components(task.free) for leaf in _divide(task, whole, known)]
 
 
 def _divide(task: Task, group: Mask, known: dict[Mask, list[Mask]]) -> list[Mask]:
@@ -69,7 +69,7 @@ def _at_the_blamed(task: Task, group: Mask) -> list[list[Mask]]:
 
 
 def _cut(task: Task, group: Mask, first: Mask) -> list[Mask]:
-    return [*_components(task, first), *_components(task, group & ~first)]
+    return [*task.components(first), *task.components(group & ~first)]
 
 
 def _narrowest(task: Task, group: Mask) -> list[Mask]:
@@ -88,19 +88,3 @@ def _narrowest(task: Task, group: Mask) -> list[Mask]:
                 best = passed / share, parts
     assert best is not None  # a group of two nodes can be cut
     return best[1]
-
-
-def _components(task: Task, mask: Mask) -> list[Mask]:
-    """The connected parts of a set."""
-    found: list[Mask] = []
-    while mask:
-        seen = edge = mask & -mask
-        while edge:
-            near = 0
-            for i in bits(edge):
-                near |= task.sources[i] | task.readers[i]
-            edge = near & mask & ~seen
-            seen |= edge
-        found.append(seen)
-        mask &= ~seen
-    return found
