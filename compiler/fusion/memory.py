@@ -40,8 +40,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from math import inf
+from operator import mul
 from typing import Any, Literal, NamedTuple
 
 from ..graph import Value
@@ -104,12 +105,24 @@ class Lines(NamedTuple):
     new: Any
 
 
+class _Single:
+    """What numpy does with arrays, for single numbers: a group that runs in one step is costed several times sooner."""
+
+    minimum, maximum = staticmethod(min), staticmethod(max)
+
+    @staticmethod
+    def where(condition: Any, some: Any, others: Any) -> Any:
+        return some if condition else others
+
+
 @dataclass(frozen=True)
 class Grid:
-    """Steps of several choices of how many a phase has, one choice after the other in one array."""
+    """Steps of several choices of how many a phase has, one choice after the other in one array; `single` numbers may
+    take the place of arrays where there is but one step in all."""
 
     choices: tuple[int, ...]
     phases: int = 1
+    single: bool = False
     place: Any = field(init=False)
     count: Any = field(init=False)
     starts: Any = field(init=False)
@@ -118,21 +131,41 @@ class Grid:
         import numpy as np
 
         lengths = [c * self.phases for c in self.choices]
-        object.__setattr__(self, "place", np.concatenate([np.arange(n) for n in lengths]))
-        object.__setattr__(self, "count", np.repeat(self.choices, lengths))
+        single = self.single and lengths == [1]
+        object.__setattr__(self, "single", single)
+        object.__setattr__(self, "place", 0 if single else np.concatenate([np.arange(n) for n in lengths]))
+        object.__setattr__(self, "count", 1 if single else np.repeat(self.choices, lengths))
         object.__setattr__(self, "starts", np.concatenate([[0], np.cumsum(lengths)[:-1]]))
+
+    @property
+    def numbers(self) -> Any:
+        """`minimum`, `maximum` and `where` of what it holds."""
+        import numpy as np
+
+        return _Single if self.single else np
+
+    def full(self, value: int) -> Any:
+        """A number at every step."""
+        import numpy as np
+
+        return value if self.single else np.full(len(self.place), value)
+
+    def last(self, values: Any) -> int:
+        """What is at the last step of the last choice."""
+        return int(values if self.single else values[-1])
 
     def share(self, size: int, phase: int = 0) -> Any:
         """The last line that is made by each step when `size` lines are shared out evenly over the steps of a phase."""
-        import numpy as np
-
-        steps = np.clip(self.place - phase * self.count + 1, 0, self.count)
+        steps = self.place - phase * self.count + 1
+        steps = self.numbers.minimum(self.numbers.maximum(steps, 0), self.count)
         return (steps * size + self.count - 1) // self.count - 1
 
     def before(self, values: Any, initial: int) -> Any:
         """For each step what was at the step before, `initial` at the first."""
         import numpy as np
 
+        if self.single:
+            return initial
         shifted = np.empty_like(values)
         shifted[1:] = values[:-1]
         shifted[self.starts] = initial
@@ -142,6 +175,8 @@ class Grid:
         """For each step what will be at the next, 0 after the last."""
         import numpy as np
 
+        if self.single:
+            return 0
         shifted = np.zeros_like(values)
         shifted[:-1] = values[1:]
         shifted[self.starts[1:] - 1] = 0
@@ -151,12 +186,7 @@ class Grid:
         """Over the steps of each choice."""
         import numpy as np
 
-        return np.add.reduceat(values, self.starts, axis=-1)
-
-    def max(self, values: Any) -> Any:
-        import numpy as np
-
-        return np.maximum.reduceat(values, self.starts, axis=-1)
+        return values if self.single else np.add.reduceat(values, self.starts, axis=-1)
 
 
 class Members:
@@ -166,7 +196,7 @@ class Members:
         chosen = set(nodes)
         self.workload = workload
         self.order = [path for path in workload.work.nodes if path in chosen]
-        self.made = [value for path in self.order for value in workload.graph.nodes[path].values]
+        self.made = [value for path in self.order for value in workload.values[path]]
         inside = set(self.made)
         self.edges = [edge for path in self.order for edge in workload.edges[path]]
         self.readers: dict[Value, list[Edge]] = {value: [] for value in self.made}
@@ -184,7 +214,7 @@ class Members:
     @cached_property
     def batch(self) -> int:
         """How many examples go through one after the other."""
-        sizes = {int(str(t.shape[0])) if (t := self.workload.type(v)).rank else 1 for v in (*self.made, *self.inputs)}
+        sizes = {next(iter(self.workload.sizes(v)), 1) for v in (*self.made, *self.inputs)}
         alone = len(sizes) == 1 and all(map(self.workload.batched, self.order))
         return sizes.pop() if alone and self.order else 1
 
@@ -260,7 +290,7 @@ class Members:
     def size(self, value: Value, axes: Mapping[Value, int | None]) -> int:
         """How many lines a value has."""
         axis = axes[value]
-        return 1 if axis is None else int(str(self.workload.type(value).shape[axis]))
+        return 1 if axis is None else self.workload.sizes(value)[axis]
 
 
 def _preferred(workload: Workload, value: Value, preferred: Sequence[int]) -> int | None:
@@ -284,8 +314,7 @@ def _wanted(members: Members, axes: Mapping[Value, int | None], edge: Edge) -> P
 
 def _cached(members: Members, axes: Mapping[Value, int | None], grid: Grid) -> dict[Value, Lines]:
     """No line is made twice: `last[value]` is the last line made by the end of each step."""
-    import numpy as np
-
+    numbers = grid.numbers
     gathering = {edge.reader for edge in members.gathered}
     last: dict[Value, Any] = {}
     first: dict[Value, int] = {}
@@ -293,7 +322,7 @@ def _cached(members: Members, axes: Mapping[Value, int | None], grid: Grid) -> d
     lines: dict[Value, Lines] = {}
     for value in [*reversed(members.made), *members.inputs]:
         size = members.size(value, axes)
-        begin, need, oldest = size, np.full(len(grid.place), -1), np.full(len(grid.place), size)
+        begin, need, oldest = size, grid.full(-1), grid.full(size)
         phase = members.even.get(value)
         if phase is not None:
             begin, need = 0, grid.share(size, phase)
@@ -302,71 +331,69 @@ def _cached(members: Members, axes: Mapping[Value, int | None], grid: Grid) -> d
                 continue
             reader = Value(edge.reader)
             path = _wanted(members, axes, edge)
-            end = int(last[reader][-1])
+            end = grid.last(last[reader])
             start = grid.before(last[reader], first[reader] - 1) + 1
-            low, high = _reach(path, size, start, last[reader])
-            need = np.maximum(need, np.where(last[reader] >= first[reader], high, -1))
-            oldest = np.minimum(oldest, np.where(start <= end, low, size))
+            low, high = _reach(numbers, path, size, start, last[reader])
+            need = numbers.maximum(need, numbers.where(last[reader] >= first[reader], high, -1))
+            oldest = numbers.minimum(oldest, numbers.where(start <= end, low, size))
             if end >= first[reader]:
-                from_, to = _reach(path, size, first[reader], end)
-                begin = min(begin, int(from_) if to >= from_ else size)
+                from_, to = _reach(_Single, path, size, first[reader], end)
+                begin = min(begin, from_ if to >= from_ else size)
         if value.node in gathering:  # what gathers lines stays until it has all
-            oldest = np.where(grid.place < (members.even[value] + 1) * grid.count, 0, oldest)
-        need = np.maximum(need, begin - 1)
+            oldest = numbers.where(grid.place < (members.even[value] + 1) * grid.count, 0, oldest)
+        need = numbers.maximum(need, begin - 1)
         waiting[value] = oldest
         # A node of several outputs makes them all as soon as one is needed; its first output is seen last.
-        outputs = members.workload.graph.nodes[value.node].values if value.node in members.place else (value,)
+        outputs = members.workload.values[value.node] if value.node in members.place else (value,)
         if value.index == 0:
             begin = min([begin, *(first[v] for v in outputs[1:])])
-            need = np.maximum.reduce([need, *(last[v] for v in outputs[1:])])
+            need = reduce(numbers.maximum, (last[v] for v in outputs[1:]), need)
         first[value], last[value] = begin, need
         if value.index == 0 or value.node not in members.place:
             made = grid.before(need, begin - 1)
             for v in outputs:
-                lines[v] = Lines(np.maximum(0, made + 1 - waiting[v]), need - made)
+                lines[v] = Lines(numbers.maximum(0, made + 1 - waiting[v]), need - made)
     return lines
 
 
-def _reach(path: Path | None, size: int, low: Any, high: Any) -> tuple[Any, Any]:
+def _reach(numbers: Any, path: Path | None, size: int, low: Any, high: Any) -> tuple[Any, Any]:
     """The first and last line of the source that lines from `low` to `high` of the reader read."""
-    import numpy as np
-
     if path is None:
-        return np.zeros_like(low), np.full_like(high, size - 1)
+        return low * 0, high * 0 + size - 1
+    minimum, maximum = numbers.minimum, numbers.maximum
     for window, length in path.steps:
-        low = np.minimum(np.maximum(window.lowest(low), 0), length)  # np.clip takes three times as long
-        high = np.minimum(np.maximum(window.highest(high), -1), length - 1)
+        low = minimum(maximum(window.lowest(low), 0), length)  # np.clip takes three times as long
+        high = minimum(maximum(window.highest(high), -1), length - 1)
     return low, high
 
 
 def _recomputed(members: Members, axes: Mapping[Value, int | None], grid: Grid) -> dict[Value, Lines]:
     """Each step by itself: `spans[value]` are the first and last line that it needs."""
-    import numpy as np
-
+    numbers = grid.numbers
     spans: dict[Value, tuple[Any, Any]] = {}
     lines: dict[Value, Lines] = {}
     for value in [*reversed(members.made), *members.inputs]:
         size = members.size(value, axes)
-        low, high = np.full(len(grid.place), size), np.full(len(grid.place), -1)
+        low, high = grid.full(size), grid.full(-1)
         if value in members.leaving or not members.readers[value]:
             high = grid.share(size)
             low = grid.before(high, -1) + 1
-            low, high = np.where(high >= low, low, size), np.where(high >= low, high, -1)
+            low, high = numbers.where(high >= low, low, size), numbers.where(high >= low, high, -1)
         for edge in members.readers[value]:
             path = _wanted(members, axes, edge)
             some, end = spans[Value(edge.reader)]
-            from_, to = _reach(path, size, some, end)
+            from_, to = _reach(numbers, path, size, some, end)
             read = (end >= some) & (to >= from_)  # and more than padding
-            low = np.minimum(low, np.where(read, from_, size))
-            high = np.maximum(high, np.where(read, to, -1))
-        outputs = members.workload.graph.nodes[value.node].values if value.node in members.place else (value,)
+            low = numbers.minimum(low, numbers.where(read, from_, size))
+            high = numbers.maximum(high, numbers.where(read, to, -1))
+        outputs = members.workload.values[value.node] if value.node in members.place else (value,)
         if value.index == 0:
-            low = np.minimum.reduce([low, *(spans[v][0] for v in outputs[1:])])
-            high = np.maximum.reduce([high, *(spans[v][1] for v in outputs[1:])])
+            low = reduce(numbers.minimum, (spans[v][0] for v in outputs[1:]), low)
+            high = reduce(numbers.maximum, (spans[v][1] for v in outputs[1:]), high)
         spans[value] = low, high
-        new = np.maximum(0, high - low + 1)
+        new = numbers.maximum(0, high - low + 1)
         for v in outputs if value.index == 0 else (value,):
-            lines[v] = Lines(np.zeros_like(new), new)
+            lines[v] = Lines(new * 0, new)
     return lines
 
 
@@ -385,7 +412,7 @@ class Table:
     rows: Any
     """Bytes of tables that are looked up."""
     loads: Mapping[str, Any]
-    """How often a streamed weight of a node is loaded."""
+    """How often a streamed weight of a node is loaded, by those that have weights."""
 
 
 def tabulate(
@@ -398,40 +425,41 @@ def tabulate(
     """Formulas for all choices at once. `lines` are those of these steps, where they are known already."""
     import numpy as np
 
-    across, along = Grid(tuple(strips)), Grid(tuple(steps), members.phases if halo == "cache" else 1)
+    across, along = Grid(tuple(strips), single=True), _grid(members, steps, halo)
+    outer = mul if across.single and along.single else np.outer
     lines = lines or flow(members, members.rows, along, halo)
     widths = {v: found.new for v, found in flow(members, members.columns, across, "recompute").items()}
-    units = {v: _unit(members, v) for v in (*members.made, *members.inputs)}
-    shape = len(strips), len(steps)
-    inputs, macs, rows = (np.zeros(shape, np.int64) for _ in range(3))
+    units = {v: unit(members, v) for v in (*members.made, *members.inputs)}
+    inputs, macs, rows = 0, 0, 0
     for value in members.inputs:
-        inputs += units[value] * np.outer(across.sum(widths[value]), along.sum(lines[value].new)) * members.batch
+        inputs += units[value] * outer(across.sum(widths[value]), along.sum(lines[value].new)) * members.batch
     loads: dict[str, Any] = {}
     for path in members.order:
         value = Value(path)
-        loads[path] = np.outer(across.sum(widths[value] > 0), along.sum(lines[value].new > 0)) * members.batch
-        area = np.outer(across.sum(widths[value]), along.sum(lines[value].new))
+        area = outer(across.sum(widths[value]), along.sum(lines[value].new))
         whole = members.size(value, members.rows) * members.size(value, members.columns)
-        macs += _macs(members, path) * area // whole
+        macs += members.workload.macs(path) * area // whole
+        if members.weights[path]:
+            times = outer(across.sum(widths[value] > 0), along.sum(lines[value].new > 0)) * members.batch
+            loads[path] = np.reshape(times, (len(strips), len(steps)))
         for weight in members.weights[path]:
             if weight.looked_up:
                 rows += weight.bytes * area // whole
     peak = _peak(members, lines, widths, units, across, along)
     outputs = sum(members.workload.bytes(members.workload.type(v)) for v in members.leaving)
+    made = (np.broadcast_to(np.asarray(found), (len(strips), len(steps))) for found in (peak, inputs, macs, rows))
+    peak, inputs, macs, rows = made
     return Table(tuple(strips), tuple(steps), halo, peak, inputs, outputs, macs, rows, loads)
 
 
-def _unit(members: Members, value: Value) -> int:
+def _grid(members: Members, steps: Sequence[int], halo: Halo = "cache") -> Grid:
+    return Grid(tuple(steps), members.phases if halo == "cache" else 1, single=True)
+
+
+def unit(members: Members, value: Value) -> int:
     """Bytes of one line of one column of one example."""
     size = members.workload.bytes(members.workload.type(value))
     return size // (members.batch * members.size(value, members.rows) * members.size(value, members.columns))
-
-
-def _macs(members: Members, path: str) -> int:
-    """MACs of a node; each line of a column has an equal share of them."""
-    graph = members.workload.graph
-    node = graph.nodes[path]
-    return int(str(node.op.cost(graph.input_types(node), node.types).macs))
 
 
 def _peak(
@@ -445,37 +473,42 @@ def _peak(
     """The most bytes of activations on chip, `[strips, steps]`."""
     import numpy as np
 
+    outer = mul if across.single and along.single else np.outer
     after = {v: along.after(found.carry) for v, found in lines.items()}
-    if len(across.place) > 1:  # most strips, and most steps, are like one another
+    strips, steps = across.starts, along.starts
+    if not across.single:  # most strips, and most steps, are like one another
         strip, strips = _distinct(list(widths.values()), across)
-        step, steps = _distinct([a for v, f in lines.items() for a in (*f, after[v])], along)
         widths = {v: found[strip] for v, found in widths.items()}
+    if not across.single and not along.single:
+        step, steps = _distinct([a for v, f in lines.items() for a in (*f, after[v])], along)
         lines = {v: Lines(found.carry[step], found.new[step]) for v, found in lines.items()}
         after = {v: found[step] for v, found in after.items()}
-    else:
-        strips, steps = across.starts, along.starts
 
     def area(value: Value, count: Any) -> Any:
-        return np.outer(units[value] * widths[value], count)
+        return outer(units[value] * widths[value], count)
 
     def freed(value: Value) -> Any:
         found = lines[value]
         return area(value, found.carry + found.new - after[value])
 
-    total = sum((area(v, found.carry) for v, found in lines.items() if found.carry.any()), np.zeros((1, 1), np.int64))
+    maximum = max if across.single and along.single else np.maximum
+    carried = () if along.single else (v for v, found in lines.items() if found.carry.any())
+    total: Any = sum(area(v, lines[v].carry) for v in carried)
     peak = total
     for event in events(members):
         for value in event.loaded:
             total = total + area(value, lines[value].new)
         if event.replaced:
-            peak = np.maximum(peak, total)
+            peak = maximum(peak, total)
         for value in event.replaced:
             total = total - freed(value)
         for value in event.made:
             total = total + area(value, lines[value].new)
-        peak = np.maximum(peak, total)
+        peak = maximum(peak, total)
         for value in event.freed:
             total = total - freed(value)
+    if across.single and along.single:
+        return peak
     return np.maximum.reduceat(np.maximum.reduceat(peak, steps, axis=1), strips, axis=0)
 
 
@@ -503,19 +536,19 @@ class Event(NamedTuple):
 
 def events(members: Members) -> Iterator[Event]:
     """What happens in each step, in order."""
-    graph = members.workload.graph
+    workload = members.workload
     ends = {v: max((members.place[e.reader] for e in edges), default=-1) for v, edges in members.readers.items()}
     loaded: set[Value] = set()
     outside = set(members.inputs)
     for i, path in enumerate(members.order):
-        node = graph.nodes[path]
-        sources = list(dict.fromkeys(e.source for e in members.workload.edges[path]))
+        values = workload.values[path]
+        sources = list(dict.fromkeys(e.source for e in workload.edges[path]))
         fresh = tuple(v for v in sources if v in outside and v not in loaded)
         loaded.update(fresh)
         over = tuple(v for v in sources if ends[v] == i)
         replaced = tuple(v for v in over if _replaces(members, path, v))[:1]
-        done = (*(v for v in over if v not in replaced), *(v for v in node.values if ends[v] < 0))
-        yield Event(path, fresh, replaced, node.values, done)
+        done = (*(v for v in over if v not in replaced), *(v for v in values if ends[v] < 0))
+        yield Event(path, fresh, replaced, values, done)
 
 
 def _replaces(members: Members, path: str, value: Value) -> bool:
@@ -638,7 +671,7 @@ def cheapest(workload: Workload, nodes: Collection[str], buffer: int | None, bel
     """
     members = Members(workload, nodes)
     steps = choices(members)
-    lines = flow(members, members.rows, Grid(steps, members.phases), "cache")
+    lines = flow(members, members.rows, _grid(members, steps), "cache")
     table = tabulate(members, steps, lines=lines)
     best = fitted(members, table, buffer, below)
     below = below if best is None else best.usage.dram

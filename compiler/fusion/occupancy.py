@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..graph import Value
-from .memory import Grid, Lines, Members, Schedule, events, flow
+from .memory import Grid, Lines, Members, Schedule, events, flow, unit
 from .workload import Workload
 
 
@@ -46,7 +46,7 @@ def occupancy(workload: Workload, nodes: Collection[str], schedule: Schedule) ->
     widths = {v: found.new for v, found in flow(members, members.columns, across, "recompute").items()}
     best: tuple[int, dict[Value, Any]] = -1, {}
     for strip in range(schedule.strips):
-        units = {v: int(widths[v][strip]) * _unit(members, v) for v in lines}
+        units = {v: int(widths[v][strip]) * unit(members, v) for v in lines}
         moments = _fullest(members, lines, units, along)
         peak = int(np.max(sum(moments.values()), initial=0))
         if peak > best[0]:
@@ -59,12 +59,6 @@ def occupancy(workload: Workload, nodes: Collection[str], schedule: Schedule) ->
         sum(w.bytes for name, w in weights.items() if name in kept),
         max((w.portion for name, w in weights.items() if name not in kept), default=0),
     )
-
-
-def _unit(members: Members, value: Value) -> int:
-    """Bytes of one line of one column of one example."""
-    size = members.workload.bytes(members.workload.type(value))
-    return size // (members.batch * members.size(value, members.rows) * members.size(value, members.columns))
 
 
 def _fullest(members: Members, lines: Mapping[Value, Lines], units: dict[Value, int], along: Grid) -> dict[Value, Any]:

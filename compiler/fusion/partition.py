@@ -144,6 +144,8 @@ class Task:
         self._shape_not_below: dict[tuple[Hashable, ...], float] = {}
         self._whole: dict[tuple[Hashable, ...], int | None] = {}
         self._bytes: dict[Value, int] = {}
+        self._floors: dict[Mask, int] = {}
+        self._needed: dict[Mask, Mask] = {}
         self.evaluated = 0
         """How many groups have been costed so far; of those of one shape, one."""
         self.effort = 0
@@ -252,6 +254,8 @@ class Task:
 
     def _at_once(self, mask: Mask) -> int | None:
         """The bytes of a group that fits the buffer at once, which is sooner known than its best schedule."""
+        if mask & self._large:
+            return None
         shape = self._shape(mask)[0]
         if shape not in self._whole:
             self._whole[shape] = in_one_step(self.workload, self.members(mask), self.buffer)
@@ -329,6 +333,15 @@ class Task:
             made.append(Node(kind, values, tuple(read), names, own, tuple(loads), tuple(makes)))
         return made
 
+    @cached_property
+    def _large(self) -> Mask:
+        """Nodes of which no group fits the buffer at once: what they read of a value, or make, is larger."""
+        found = 0
+        for i, node in enumerate(self.nodes):
+            if self.buffer is not None and max((least for _, _, least in node.loads), default=0) > self.buffer:
+                found |= 1 << i
+        return found
+
     def _maker(self, value: Value) -> Mask:
         return 1 << self.number[value.node] if value.node in self.number else 0
 
@@ -339,6 +352,11 @@ class Task:
 
     def floor(self, mask: Mask) -> int:
         """Bytes that no schedule of a group is below: what enters it once, what leaves it, and its weights once."""
+        if mask not in self._floors:
+            self._floors[mask] = self._floor(mask)
+        return self._floors[mask]
+
+    def _floor(self, mask: Mask) -> int:
         total = 0
         weights: dict[str, int] = {}
         loads: dict[Value, int] = {}
@@ -399,13 +417,29 @@ class Task:
         return True
 
     def _needs(self, mask: Mask) -> Mask:
-        found = 0
-        for i in bits(mask):
-            found |= self.sources[i]
-        return found & ~mask
+        """What is read of others."""
+        if mask not in self._needed:
+            found = 0
+            for i in bits(mask):
+                found |= self.sources[i]
+            self._needed[mask] = found & ~mask
+        return self._needed[mask]
 
-    def total(self, parts: Iterable[Mask]) -> float:
-        return sum(self.dram(mask) for mask in parts)
+    def total(self, parts: Collection[Mask], below: float = inf) -> float:
+        """Bytes that groups move together; infinitely many where it is no less than `below`. The first has most to
+        prove."""
+        if below == inf:
+            return sum(self.dram(mask) for mask in parts)
+        left = sum(map(self.floor, parts))
+        total = 0.0
+        for mask in parts:
+            if left >= below:
+                return inf
+            floor = self.floor(mask)
+            cost = self.dram(mask, below - (left - floor))
+            total += cost
+            left += cost - floor
+        return total if total < below else inf
 
     def partition(
         self,
@@ -477,7 +511,7 @@ def _spans(workload: Workload) -> Mapping[Value, Mapping[int, Stretch]]:
     found: dict[Value, dict[int, Stretch]] = {}
     for name in reversed(workload.work.nodes):
         for value in workload.graph.nodes[name].values:
-            shape = [int(str(d)) for d in workload.type(value).shape]
+            shape = workload.sizes(value)
             if value in workload.results:
                 found[value] = {a: (0, n - 1) for a, n in enumerate(shape)}
                 continue
@@ -492,7 +526,7 @@ def _spans(workload: Workload) -> Mapping[Value, Mapping[int, Stretch]]:
 
 def _read(workload: Workload, edge: Edge, axis: int, spans: Mapping[Value, Mapping[int, Stretch]]) -> Stretch:
     """The lines of the source, along one of its axes, that an edge reads for what is needed of its reader."""
-    whole = 0, int(str(workload.type(edge.source).shape[axis])) - 1
+    whole = 0, workload.sizes(edge.source)[axis] - 1
     reader = workload.graph.nodes[edge.reader]
     if len(reader.types) > 1:
         return whole
@@ -515,11 +549,10 @@ def _through(path: Path, low: int, high: int) -> Stretch:
 
 def _load(workload: Workload, edge: Edge, spans: Mapping[Value, Mapping[int, Stretch]]) -> int:
     """The fewest bytes of its source that a group loads for an edge."""
-    type = workload.type(edge.source)
-    total = workload.bytes(type)
-    for axis, size in enumerate(type.shape):
+    total = workload.bytes(workload.type(edge.source))
+    for axis, size in enumerate(workload.sizes(edge.source)):
         low, high = _read(workload, edge, axis, spans)
-        total = total * (high - low + 1) // int(str(size))
+        total = total * (high - low + 1) // size
     return total
 
 
@@ -527,5 +560,5 @@ def _looked_up(workload: Workload, name: str, weight: Weight, spans: Mapping[Val
     """The fewest bytes of a table that a node looks up."""
     total = weight.bytes
     for axis, (low, high) in spans[Value(name)].items():
-        total = total * (high - low + 1) // int(str(workload.type(Value(name)).shape[axis]))
+        total = total * (high - low + 1) // workload.sizes(Value(name))[axis]
     return total

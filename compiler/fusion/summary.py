@@ -218,15 +218,10 @@ def shares(
             cost = costs[group.name]
         else:
             cost = alone[0] if len(alone) == 1 else cost_of(group.nodes)
-        macs = sum(_macs(workload, path) for path in group.nodes)
+        macs = sum(map(workload.macs, group.nodes))
         maker, kernel = (makers or {}).get(group.name, ""), (kernels or {}).get(group.name, "")
         found.append(Share(group, together[group.name], cost, alone, macs, maker, kernel))
     return tuple(found)
-
-
-def _macs(workload: Workload, path: str) -> int:
-    node = workload.graph.nodes[path]
-    return int(str(node.op.cost(workload.graph.input_types(node), node.types).macs))
 
 
 def carried(workload: Workload, groups: Sequence[Group]) -> dict[str, tuple[str, ...]]:

@@ -71,6 +71,9 @@ class Workload:
         for path, node in self.work.nodes.items():
             self.edges[path] = tuple(self._edges(node))
             self.weights[path] = tuple(self._weights(node))
+        self.values = {path: node.values for path, node in self.work.nodes.items()}
+        self._sizes: dict[Value, tuple[int, ...]] = {}
+        self._macs: dict[str, int] = {}
         self._paths: dict[tuple[Edge, int | None], Path | None] = {}
         self._alone: dict[tuple[str, int], bool] = {}
         self._batched: dict[str, bool] = {}
@@ -99,6 +102,19 @@ class Workload:
 
     def type(self, value: Value) -> TensorType:
         return self.graph.nodes[value.node].types[value.index]
+
+    def sizes(self, value: Value) -> tuple[int, ...]:
+        """Of the axes of a value."""
+        if value not in self._sizes:
+            self._sizes[value] = tuple(int(str(d)) for d in self.type(value).shape)
+        return self._sizes[value]
+
+    def macs(self, path: str) -> int:
+        """Multiply-accumulates of a node."""
+        if path not in self._macs:
+            node = self.graph.nodes[path]
+            self._macs[path] = int(str(node.op.cost(self.graph.input_types(node), node.types).macs))
+        return self._macs[path]
 
     def resolve(self, ref: Ref | None) -> tuple[Value, tuple[Value, ...]] | None:
         """The value that `ref` carries, and the moves that carry it, last first; None for what no input determines."""
@@ -155,12 +171,12 @@ class Workload:
         for move in edge.through:
             if read is None:
                 return None
-            steps.append((read.window, int(str(self.type(move).shape[read.axis]))))
+            steps.append((read.window, self.sizes(move)[read.axis]))
             found = self._reads(move, read.axis)
             read = None if found is None else found[0]
         if read is None:
             return None
-        steps.append((read.window, int(str(self.type(edge.source).shape[read.axis]))))
+        steps.append((read.window, self.sizes(edge.source)[read.axis]))
         return Path(read.axis, tuple(steps))
 
     def _reads(self, value: Value, axis: int) -> tuple[Read | None, ...] | None:

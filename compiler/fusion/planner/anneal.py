@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from math import log
+from math import inf, log
 from typing import Literal
 
 from ..partition import Mask, Partition, Task, bits
@@ -46,16 +46,13 @@ def cool(task: Task, begin: Sequence[Mask], progress: Iterable[float], hot: floa
             continue
         gone, come = made
         warmth = hot * 0.001**part * total
-        most = sum(map(task.dram, gone)) - warmth * log(1 - rng.random())
-        if sum(map(task.floor, come)) > most:
-            continue
-        cost = sum(map(task.dram, come))
-        if not cost <= most:
+        cost = task.total(come, task.total(gone) - warmth * log(1 - rng.random()))
+        if cost == inf:
             continue
         after = [*(mask for mask in now if mask not in gone), *come]
         if not task.acyclic(after):
             continue
-        total += cost - sum(map(task.dram, gone))
+        total += cost - task.total(gone)
         now = after
         if total < least:
             best, least = now, total

@@ -18,7 +18,7 @@ from .split import divide
 
 
 @planner
-def best(task: Task, *, effort: Count = 56_000) -> Partition:
+def best(task: Task, *, effort: Count = 64_000) -> Partition:
     """Where nodes have one order, the best of its cuts; where they have several, of splits, greedy, a random walk from
     the better of these, and cuts of three orders. All are improved by local moves, and compared with patterns and
     layers. Beyond so much effort, counted in nodes of groups that were costed, which is some seconds, nothing new is
@@ -41,7 +41,7 @@ def search(task: Task, effort: float = inf) -> tuple[list[Mask], tuple[str, ...]
         for start in ("split", "greedy"):
             tried[start] = settle(task, tried[start], effort)
         least = min(tried, key=lambda n: task.total(tried[n]))
-        tried["a walk"] = cool(task, tried[least], _steps(task, (task.effort + effort) / 2), hot=0.003)
+        tried["a walk"] = cool(task, tried[least], _steps(task, effort), hot=0.0003)
     name, found = "", tried["layers"]
     for start in sorted(tried, key=lambda n: task.total(tried[n]))[: 3 if branches else 1]:
         better = improve(task, tried[start], units, effort)

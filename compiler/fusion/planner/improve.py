@@ -63,24 +63,10 @@ def _better(task: Task, parts: Collection[Mask], first: Mask, second: Mask) -> t
     now = task.dram(first) + task.dram(second)
     best = None
     for made in _moves(task, first, second):
-        cost = _below(task, made, now)
+        cost = task.total(made, now)
         if cost < now and task.acyclic([*rest, *made]):
             best, now = made, cost
     return best
-
-
-def _below(task: Task, masks: tuple[Mask, ...], limit: float) -> float:
-    """What groups move together; infinitely many where it is no less than a limit. The first has most to prove."""
-    floors = [task.floor(mask) for mask in masks]
-    left = sum(floors)
-    total = 0.0
-    for mask, floor in zip(masks, floors, strict=True):
-        if left >= limit or total == inf:
-            return inf
-        cost = task.dram(mask, limit - (left - floor))
-        total += cost
-        left += cost - floor
-    return total
 
 
 def _moves(task: Task, first: Mask, second: Mask) -> Iterator[tuple[Mask, ...]]:
