@@ -43,6 +43,23 @@ def written(value: int, quantity: Quantity) -> str:
     return str(value)
 
 
+def enough(count: int) -> str:
+    """So many bytes as the language writes them, from 1 KiB on rounded up to whole ones."""
+    return str(count) if count < 2**10 else written(-(-count // 2**10) * 2**10, "bytes")
+
+
+def sized(count: object) -> str:
+    """Bytes as people read them: `1536` → `1.50 KiB`. Symbolic ones are as they are."""
+    if not isinstance(count, int | float):
+        return f"{count} B"
+    size = float(count)
+    for suffix in ("B", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} B" if suffix == "B" else f"{size:.2f} {suffix}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
 def wrong_unit(name: str, wanted: Quantity, written: t.Expr) -> Diagnostic | None:
     """What is wrong with a number whose unit measures something else than `name` is. One without a unit is in bytes or
     seconds, and a count stands for a count per second as well."""

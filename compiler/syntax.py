@@ -200,7 +200,14 @@ def _problem(source: Source, error: UnexpectedInput, base: int, limit: int, what
         )
     elif opened is not None and source.text[opened] != "{" and "\n" in source.text[opened : span.start]:
         labels.append(Label(Span(source, opened, opened + 1), "inside of this bracket"))
-    return Diagnostic("syntax", message, tuple(labels), notes, _advice(source, span))
+    fix = _advice(source, span)
+    if fix is None and "_NEWLINE" in accepted and opened is not None and source.text[opened] == "{" and _keyword(error):
+        fix = f"a new line before `{span.text}`"
+    return Diagnostic("syntax", message, tuple(labels), notes, fix)
+
+
+def _keyword(error: UnexpectedInput) -> bool:
+    return isinstance(error, UnexpectedToken) and error.token.type.lower() == str(error.token)
 
 
 def _next(source: Source, at: int) -> int:

@@ -193,7 +193,7 @@ def test_an_overflow_names_what_is_held_and_for_whom() -> None:
     assert wrong.kind == "overflow"
     assert wrong.excess == fullest(workload, wrong.group.nodes).bytes - 8 * 1024
     text = render(legality.diagnostic(wrong))
-    assert "30.0 KiB of %act: 16 of 16 lines, which wait for mul %scale until its other operand is there" in text
+    assert "30.00 KiB of %act: 16 of 16 lines, which wait for mul %scale until its other operand is there" in text
     assert "squeeze" in wrong.responsible
     assert "fuse group gate = [conv, act, squeeze, weights]" in text
 
@@ -206,7 +206,7 @@ def test_a_product_that_needs_all_of_an_operand_cannot_stream() -> None:
     legality = Legality(workload, chip(32 * 1024))
     (wrong,) = legality.problems(Group("g", ("key", "scores")))
     assert wrong.kind == "cannot-stream"
-    assert wrong.responsible["scores"] == "reads all of %key, 128.0 KiB, being a matmul"
+    assert wrong.responsible["scores"] == "reads all of %key, 128.00 KiB, being a matmul"
     assert legality.problems(Group("g", ("key",))) == []
 
 

@@ -529,7 +529,7 @@ def test_limits_that_nothing_tells_of(target: str, body: str, name: str, why: st
 def test_bytes_are_told_apart() -> None:
     near = decided("batch 1\nrequire dram <= 2 MiB").plan
     assert "dram <= 2,097,152 B, but it is 2,097,153 B" in next(broken(near, {"dram": 2**21 + 1})).message
-    assert "dram <= 2,048.0 KiB, but it is 2,049.0 KiB" in next(broken(near, {"dram": 2**21 + 2**10})).message
+    assert "dram <= 2.00 MiB, but it is 2.50 MiB" in next(broken(near, {"dram": 5 * 2**19})).message
 
 
 def test_nodes_that_fit_nowhere(spec: Path) -> None:

@@ -282,7 +282,7 @@ def test_the_small_version_tells_every_module() -> None:
     assert Elements(text).open == []
     assert text.count("<summary>") > 50
     assert "28.3M parameters · 4.49G MACs" in text
-    assert "peak 11.5MiB at N = 1" in text
+    assert "peak 11.51 MiB at N = 1" in text
     assert "<b>qkv</b> <small>linear f32[1, 56, 56, 288]</small><span class=n>86.7M MACs · 27.9k parameters" in text
     assert "x: f32[N, 3, 224, 224]" in text
     assert "→ logits: f32[N, 1000]" in text

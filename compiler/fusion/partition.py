@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 from ..diagnostic import Diagnostic, Label, NetcError
 from ..graph import Value
-from ..quantity import written
+from ..quantity import enough
 from .explain import least
 from .group import Group
 from .memory import Cost, cheapest, in_one_step
@@ -117,7 +117,6 @@ class Task:
         free: Collection[str] | None = None,
         fixed: Sequence[Group] = (),
         allowed: Allowed | None = None,
-        seed: int = 0,
         soft: bool = False,
         results: int | None = None,
     ) -> None:
@@ -127,7 +126,6 @@ class Task:
         self.buffer = buffer
         self.fixed = tuple(fixed)
         self.allowed = allowed
-        self.seed = seed
         self.names = tuple(workload.work.nodes)
         self.number = {name: i for i, name in enumerate(self.names)}
         self.free = self.mask(self.names if free is None else free)
@@ -472,7 +470,7 @@ class Task:
         """Say which nodes alone do not fit, each with its line, and the buffer that would hold them."""
         big = [self.names[i] for i in bits(self.free) if self.cost_of(1 << i) is None]
         needs = {name: least(self.workload, [name]) for name in big}
-        fix = f"buffer = {written(max(needs.values()), 'bytes')}"
+        fix = f"buffer = {enough(max(needs.values()))}"
         raise NetcError(
             Diagnostic(
                 "does-not-fit",

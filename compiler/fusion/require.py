@@ -8,7 +8,7 @@ from ..cost import cost
 from ..diagnostic import Diagnostic, Label
 from ..graph import Graph
 from ..plan import LIMITS, Plan
-from ..quantity import written
+from ..quantity import enough, sized
 from ..types import Dim
 from .explain import least
 from .summary import Summary
@@ -91,7 +91,7 @@ def misfits(plan: Plan, summary: Summary, workload: Workload) -> Iterator[Diagno
         message = f"{plan.name} cannot be executed: {names} do{'es' * (len(big) == 1)} not fit alone"
         has = shown("buffer", summary.machine.buffer or 0)
         notes = (f"{plan.target_name} has {has}, {shown('buffer', needs)} are needed",)
-        fix = f"buffer = {written(needs, 'bytes')}"
+        fix = f"buffer = {enough(needs)}"
         yield Diagnostic("does-not-fit", message, (Label(plan.span),), notes, fix)
 
 
@@ -101,5 +101,5 @@ def shown(name: str, value: float) -> str:
     if quantity == "seconds":
         return f"{1e3 * value:.3g} ms"
     if quantity == "bytes":
-        return f"{value:,.0f} B" if value < 2**10 else f"{value / 2**10:,.1f} KiB"
+        return sized(value)
     return f"{value:,.0f}" if quantity == "a count" else f"{value:.2e}"

@@ -34,11 +34,11 @@ from .command import (
     opened,
     reporting,
     show,
-    sized,
     traced,
     usage,
 )
 from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest
+from .compiler.quantity import sized
 from .inspection import app as inspection
 from .planning import app as planning
 from .planning import check_plan, compile_plan

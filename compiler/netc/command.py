@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -158,15 +158,3 @@ def through(model: Model, steps: Sequence[Step], *, verify: bool = False, seed: 
         raise NetcError([replace(diagnostic, notes=(*diagnostic.notes, note))]) from failure
     earlier = model.stages[0].before if model.stages and not verify else trace.start
     return Trace(earlier, (*(() if verify else model.stages), *trace.stages), trace.facts, trace.final)
-
-
-def sized(count: Any) -> str:
-    """Bytes with an IEC suffix; symbolic ones as they are."""
-    if not isinstance(count, int):
-        return f"{count} B"
-    size = float(count)
-    for suffix in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {suffix}" if suffix == "B" else f"{size:.2f} {suffix}"
-        size /= 1024
-    return f"{size:.2f} GiB"

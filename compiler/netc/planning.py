@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import AllowOption, Format, FormatOption, opened, reporting, show, sized, through
+from .command import AllowOption, Format, FormatOption, opened, reporting, show, through
 from .compiler.diagnostic import Diagnostic, Label, NetcError
+from .compiler.quantity import sized
 
 if TYPE_CHECKING:
     from .compiler.fusion.decide import Decision
@@ -51,8 +52,8 @@ def show_plan(
         made = program.model(wanted.model, wanted.span)
         show([d for d in program.diagnostics if d.severity == "warning"], Format.text)
         decision = decide(wanted, prepared(wanted, through(made, wanted.passes()).final))
-        show(_idle(decision), Format.text)
         summary = summarise(decision)
+        show([*_idle(decision), *_losing(summary)], Format.text)
         facts = known(summary, decision.graph)
         problems = [*misfits(wanted, summary, decision.workload), *broken(wanted, facts)]
         problems.extend(unknowable(wanted, summary, facts))
@@ -91,6 +92,21 @@ def _idle(decision: Decision) -> list[Diagnostic]:
         Diagnostic("idle-pattern", message, (Label(line.span),), (why_unmet(work, line),), severity="warning")
         for line in idle
     ]
+
+
+def _losing(summary: Summary) -> Iterator[Diagnostic]:
+    """Warnings about groups that the plan names and that move more than their nodes alone."""
+    for share in summary.shares:
+        if share.group.origin is not None and share.cost is not None and share.before is not None:
+            moved = share.cost.usage.dram
+            if share.maker == "the plan" and moved > share.before:
+                message = (
+                    f"the group {share.group.name} moves {sized(moved)}, and its nodes alone {sized(share.before)}"
+                )
+                note = "what does not stay on chip is read, or computed, again in every step"
+                yield Diagnostic(
+                    "losing-group", message, (Label(share.group.origin),), (note,), "fewer nodes", severity="warning"
+                )
 
 
 def _print(decision: Decision, summary: Summary, facts: dict[str, float], paths: bool) -> None:
@@ -168,7 +184,12 @@ def _totals(summary: Summary) -> Iterator[str]:
         yield f"on chip: {sized(summary.buffer)} at most, of {sized(summary.machine.buffer)}"
     if summary.after is not None and summary.machine.buffer is not None:
         before = summary.before
-        saved = f", {sized(before)} layer by layer ({100 * (1 - summary.after / before):.0f} % less)" if before else ""
+        share = (
+            f"{100 * abs(1 - summary.after / before):.0f} % {'more' if summary.after > before else 'less'}"
+            if before
+            else ""
+        )
+        saved = f", {sized(before)} layer by layer ({share})" if before else ""
         bound = f"; no plan moves less than {sized(summary.bound)}" if summary.bound else ""
         gap = f" ({100 * summary.gap:.1f} % above it)" if summary.gap else ""
         yield f"DRAM: {sized(summary.after)} in one run{saved}{bound}{gap}"
@@ -203,8 +224,8 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     trace = through(made, plan.passes(), verify=verify, seed=seed)
     final = trace.final if not verify else through(made, plan.passes(), seed=seed).final
     decision = decide(plan, prepared(plan, final))
-    show(_idle(decision), Format.text)
     summary = summarise(decision)
+    show([*_idle(decision), *_losing(summary)], Format.text)
     facts = known(summary, decision.graph)
     if never := list(unknowable(plan, summary, facts)):
         raise NetcError(never)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from ..fusion.occupancy import Occupancy
+from ..quantity import sized
 from .chart import Frame, Scale, ticks, words
-from .small import size
 
 _FRAME = Frame(338, 200, left=52, right=8, top=14, bottom=40)
 _COLUMNS = 96
@@ -47,7 +47,7 @@ def chip(found: Occupancy, buffer: int | None, place: int) -> str:
         at = y(shown / 1024) + (11 if below else -4)
         parts.append(words("limited", _FRAME.width - _FRAME.right - 3, at, "buffer", "end"))
     key = "".join(
-        f'<li><i class="{kind}"></i><span>{html.escape(name)}</span><b>{size(max(area, default=0))}</b></li>'
+        f'<li><i class="{kind}"></i><span>{html.escape(name)}</span><b>{sized(max(area, default=0))}</b></li>'
         for name, area, kind in reversed(bands)
     )
     label = f"Bytes on chip over the steps of group {place + 1}"
@@ -74,7 +74,7 @@ def _stack(bands: Sequence[tuple[str, Sequence[int], str]], starts: Sequence[int
         lower = "".join(
             f"V{y(low / 1024)}H{x(a)}" for low, a in zip(reversed(below), reversed(starts[:-1]), strict=True)
         )
-        title = html.escape(f"{name}: {size(max(sizes, default=0))} at most")
+        title = html.escape(f"{name}: {sized(max(sizes, default=0))} at most")
         first = y((below[0] if below else 0) / 1024)
         yield f'<path class="band {kind}" d="M{x(starts[0])} {first}{upper}{lower}Z"><title>{title}</title></path>'
         below = top

@@ -9,8 +9,8 @@ from math import atan2, degrees, hypot, sqrt
 from typing import NamedTuple
 
 from ..fusion.summary import Share, Summary
+from ..quantity import sized
 from .chart import Frame, Scale, powers, si, words
-from .small import size
 
 _FRAME = Frame(480, 400, left=74, right=16, top=16, bottom=50)
 
@@ -67,7 +67,7 @@ def _points(summary: Summary, labels: Sequence[str], *, alone: bool = False) -> 
         moved, seconds = found
         speed = 2 * share.macs / seconds if seconds else None
         weight = seconds / total if seconds and total else moved / whole
-        facts = [f"{2 * share.macs / moved:.3g} operations per byte", f"DRAM {size(moved)}"]
+        facts = [f"{2 * share.macs / moved:.3g} operations per byte", f"DRAM {sized(moved)}"]
         if speed is not None and seconds is not None:
             facts.append(f"{si(speed)} operations per second at most, {_time(seconds)}")
         what = "layer by layer" if alone else f"one group of {len(share.group.nodes)}"

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from ..cost import Row, assumed, cost
 from ..graph import Graph
+from ..quantity import sized
 from ..types import Dim
 
 _ROWS = 1000
 """More rows than this are cut off: a notebook keeps its output in its file."""
-_BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 _STYLE = (
     ".netc{font:13px/1.5 system-ui,sans-serif;max-width:60em}.netc table{border-collapse:collapse}"
     ".netc details{margin-left:1.2em}.netc .leaf{margin-left:2.2em}.netc summary{cursor:pointer}"
@@ -29,7 +29,7 @@ def small(graph: Graph) -> str:
     total = report.total
     head = (
         f"<b>{html.escape(graph.name)}</b> <small>{len(graph.nodes):,} nodes · {brief(total.parameters)} parameters · "
-        f"{brief(total.macs)} MACs · peak {brief(total.peak, 1024, _BYTES)}{html.escape(at)}</small>"
+        f"{brief(total.macs)} MACs · peak {sized(total.peak)}{html.escape(at)}</small>"
     )
     interface = "".join(f"<div class=leaf><code>{html.escape(line)}</code></div>" for line in _interface(graph))
     return f'<div class="netc"><style>{_STYLE}</style>{head}{interface}{"".join(_tree(report.rows[1:]))}</div>'
@@ -63,15 +63,10 @@ def _tree(rows: Sequence[Row]) -> Iterator[str]:
         yield f"<div class=leaf><small>and {len(rows) - _ROWS:,} rows more</small></div>"
 
 
-def brief(number: Dim, step: int = 1000, units: Sequence[str] = ("", "k", "M", "G", "T")) -> str:
+def brief(number: Dim) -> str:
     """`4490566656` → `4.49G`."""
     assert isinstance(number, int)
     value, at = float(number), 0
-    while value >= step and at < len(units) - 1:
-        value, at = value / step, at + 1
-    return f"{value:.{0 if value >= 100 or not at else 1 if value >= 10 else 2}f}{units[at]}"
-
-
-def size(number: float) -> str:
-    """`1536` → `1.50 KiB`."""
-    return brief(round(number), 1024, tuple(f" {unit}" for unit in _BYTES))
+    while value >= 1000 and at < 4:
+        value, at = value / 1000, at + 1
+    return f"{value:.{0 if value >= 100 or not at else 1 if value >= 10 else 2}f}{('', 'k', 'M', 'G', 'T')[at]}"

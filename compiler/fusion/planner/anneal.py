@@ -21,6 +21,7 @@ def anneal(
     seconds: Positive | None = None,
     start: Literal["layers", "greedy"] = "layers",
     hot: Positive = 0.01,
+    seed: int = 0,
 ) -> Partition:
     """Simulated annealing: random neighbours merge, nodes shift between them, groups fall apart.
 
@@ -31,12 +32,12 @@ def anneal(
     since = time.process_time()
     begin = grow(task) if start == "greedy" else [1 << i for i in bits(task.free)]
     progress = _progress(moves, None if seconds is None else since + seconds, since)
-    return task.partition(cool(task, begin, progress, hot), "anneal", since)
+    return task.partition(cool(task, begin, progress, hot, seed), "anneal", since)
 
 
-def cool(task: Task, begin: Sequence[Mask], progress: Iterable[float], hot: float) -> list[Mask]:
+def cool(task: Task, begin: Sequence[Mask], progress: Iterable[float], hot: float, seed: int = 0) -> list[Mask]:
     """The best partition on a random walk from `begin` with a move for each of `progress`, which goes from 0 to 1."""
-    rng = random.Random(task.seed)
+    rng = random.Random(seed)
     now: list[Mask] = list(begin)
     best = now
     total = least = task.total(now)
