@@ -28,6 +28,7 @@ from ...compiler.target import Target
 from ...compiler.types import TensorType, symbols
 from . import kernels as kernels
 from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact, kept
+from .choice import Choices
 from .grouping import Fused, chosen, correspondence
 from .link import link, linker, write_objects
 from .lower import Lowered, lower, rules
@@ -72,6 +73,7 @@ def compile(
     spec_hash: str = "",
     passes: Sequence[Mapping[str, Any]] = (),
     groups: Sequence[Group] | None = None,
+    choices: Choices | None = None,
 ) -> Artifact | None:
     """Compile a model for inference into an artifact folder, and open it; None where it does not run on this machine.
 
@@ -88,7 +90,7 @@ def compile(
     """
     processor = machine(target)
     prepared = prepare(graph, bind or {})
-    built = build(prepared, processor, seed, groups)
+    built = build(prepared, processor, seed, groups, choices)
     with written_whole(folder) as partial:
         manifest = {
             "format": FORMAT,
@@ -148,12 +150,19 @@ def fused(graph: Graph, processor: Machine, groups: Sequence[Group] | None = Non
     return {f.group.name: module[f.kernel] for f in lowered.groups or ()}
 
 
-def build(graph: Graph, processor: Machine, seed: int = 0, groups: Sequence[Group] | None = None) -> Built:
+def build(
+    graph: Graph,
+    processor: Machine,
+    seed: int = 0,
+    groups: Sequence[Group] | None = None,
+    choices: Choices | None = None,
+) -> Built:
     """Compile a prepared graph in memory, and work out its constants on this machine.
 
-    With `groups`, a partition of its working nodes, each of them becomes one kernel.
+    With `groups`, a partition of its working nodes, each of them becomes one kernel. `choices` answer what kernels
+    leave open, analytically where there are none.
     """
-    lowered = lower(graph, processor, groups)
+    lowered = lower(graph, processor, groups, choices)
     constants = _constants(lowered, graph, seed, processor if processor.native else host())
     module, kernels = lowered.main, lowered.groups
     if kernels is None:

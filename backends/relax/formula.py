@@ -38,7 +38,7 @@ class Formulas(Lowering):
     """A lowering of element-wise nodes whose results are formulas."""
 
     def __init__(self, low: Lowering) -> None:
-        super().__init__(low.machine, low.path)
+        super().__init__(low.machine, low.choices, low.path)
         self._low = low
 
     def elementwise(

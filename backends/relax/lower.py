@@ -24,6 +24,7 @@ from ...compiler.fusion.work import Work
 from ...compiler.graph import Graph, Input, ParameterRef, Ref, Value
 from ...compiler.types import Dim, DType, Expression, TensorType, known_less, symbols
 from ..rules import Rules
+from .choice import Analytic, Asked, Choices, Fact, Option, ask
 from .grouping import Fused, on_account_of, outline
 from .half import DTYPES, HALF, STORED, narrowed, single
 from .index import flatten, literal, unflatten
@@ -74,6 +75,7 @@ class Lowering:
     """The state of one lowering, and the vocabulary that rules are written in."""
 
     machine: Machine
+    choices: Choices = field(default_factory=Analytic)
     path: str = ""
     """Where the node is that is being lowered."""
     owner: str = ""
@@ -91,8 +93,19 @@ class Lowering:
     busy: set[str] = field(default_factory=set[str])
     """The groups that a kernel of `main` has been made for."""
 
+    asked: list[Asked] = field(default_factory=list[Asked])
+    """What kernels asked, in order."""
+
     _imported: dict[Any, Any] = field(default_factory=dict[Any, Any])
     _made: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor])
+
+    def choose(self, kind: str, facts: Mapping[str, Fact], space: Mapping[str, Sequence[Option]]) -> Mapping[str, Any]:
+        """A candidate of each parameter for a kernel that is about to be written; see `Question`."""
+        question = ask(kind, facts, space)
+        answer = self.choices.answer(question)
+        assert question.valid(answer), f"{answer} is no answer to {question.key}"
+        self.asked.append(Asked(self.path, question, answer))
+        return answer
 
     def kernel(
         self,
@@ -490,9 +503,13 @@ class Lowered:
     requirements: Sequence[tuple[Dim, Dim]]
     groups: Sequence[Fused] | None
     """The groups of main, where it was lowered by groups: each a primitive function, and one call of it."""
+    asked: Sequence[Asked]
+    """What kernels left open, and how they were written."""
 
 
-def lower(graph: Graph, machine: Machine, groups: Sequence[Group] | None = None) -> Lowered:
+def lower(
+    graph: Graph, machine: Machine, groups: Sequence[Group] | None = None, choices: Choices | None = None
+) -> Lowered:
     """A graph of supported operators as Relax, its working nodes by group where `groups` are given.
 
     Raises:
@@ -500,7 +517,7 @@ def lower(graph: Graph, machine: Machine, groups: Sequence[Group] | None = None)
             results.
     """
     _check_symbols(graph)
-    low = Lowering(machine)
+    low = Lowering(machine, choices or Analytic())
     nodes = _Nodes(low, graph, groups)
     # Inputs first, so that they are main's first parameters.
     for path in [*graph.inputs, *(p for p in graph.nodes if p not in graph.inputs)]:
@@ -519,6 +536,7 @@ def lower(graph: Graph, machine: Machine, groups: Sequence[Group] | None = None)
         {name: graph.type(ref) for name, ref in graph.outputs.items()},
         low.requirements,
         fused,
+        low.asked,
     )
 
 

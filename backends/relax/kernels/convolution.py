@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
 from ....compiler.operators import convolution as op
 from ....compiler.types import Dim, TensorType
+from ..choice import Fact, size
 from ..half import DTYPES
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
@@ -17,7 +18,7 @@ from ..schedule.tile import KEY
 from ..tensor import Tensor, channels_last
 from ..untyped import te, tirx
 from .numeric import cast, zero
-from .tiling import channel_width, padded, symbolic_height, tiling
+from .tiling import channel_width, padded, read, symbolic_height, tiles, written
 
 Pairs = Sequence[tuple[int, int]]
 TAPS = 32
@@ -44,7 +45,8 @@ def convolve(
     def places(space: Sequence[Any], steps: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         return window(space, steps, stride, dilation), [step.var for step in steps]
 
-    return _contract(low, "conv", x, weight, bias, type, padding, groups, taps, places)
+    facts = _facts(x, type, taps, stride, padding, dilation, groups)
+    return _contract(low, "conv", x, weight, bias, type, padding, groups, taps, places, facts)
 
 
 def transpose_convolve(
@@ -79,7 +81,25 @@ def transpose_convolve(
             kernels.append(tirx.floormod(shifted, literal(st)) + step.var * literal(st))
         return inputs, kernels
 
-    return _contract(low, "conv_transpose", x, spread, bias, type, around, groups, taps, places)
+    facts = _facts(x, type, sizes(low, weight)[2:], stride, padding, dilation, groups)
+    return _contract(low, "conv_transpose", x, spread, bias, type, around, groups, taps, places, facts)
+
+
+def _facts(
+    x: Tensor,
+    type: TensorType,
+    taps: Sequence[int],
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    groups: int,
+) -> dict[str, Fact]:
+    """What the speed of a convolution depends on."""
+    return {
+        "input": tuple(map(size, x.type.shape)), "output": tuple(map(size, type.shape)), "kernel": tuple(taps),
+        "stride": tuple(stride), "padding": tuple(n for pair in padding for n in pair), "dilation": tuple(dilation),
+        "groups": groups, "dtype": type.dtype.value,
+    }  # fmt: skip
 
 
 def _spread(
@@ -117,6 +137,7 @@ def _contract(
     groups: int,
     taps: Sequence[int],
     places: Callable[..., tuple[Sequence[Any], Sequence[Any]]],
+    facts: Mapping[str, Fact],
 ) -> Tensor:
     """Sum over taps and channels; `places` gives where a place of the result and taps lie in input and kernel."""
     outputs, inputs = sizes(low, weight)[:2]
@@ -124,10 +145,11 @@ def _contract(
     if not pads(padding):
         x = low.reorder(x, order)
     per_group = outputs // groups
-    height, width = tiling(type.shape[-1], per_group, low.machine)
+    candidates = tiles(type.shape[-1], per_group, low.machine)
     if groups > 1:
-        width = next(w for w in (4 * low.machine.lanes >> i for i in range(8)) if per_group % w == 0)
-        width = min(width, 2 * low.machine.lanes)
+        dividing = next(w for w in (4 * low.machine.lanes >> i for i in range(8)) if per_group % w == 0)
+        candidates = [(height, min(dividing, 2 * low.machine.lanes)) for height, _ in candidates]
+    height, width = read(low.choose(name, facts, {"tile": [written(tile) for tile in candidates]})["tile"])
 
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
         source = padding_stage(kernel, x, padding, zero(x.dtype))

@@ -7,6 +7,7 @@ from typing import Any
 
 from ....compiler.operators import linear as op
 from ....compiler.types import Dim, TensorType, volume
+from ..choice import Fact, size
 from ..half import DTYPES
 from ..index import flatten, literal, unflatten
 from ..kernel import Kernel, Pattern, View
@@ -16,7 +17,7 @@ from ..tensor import Order, Tensor, logical, plain
 from ..untyped import te, tirx
 from .numeric import cast, zero
 from .reduction import SUM, reduce
-from .tiling import padded, symbolic_width, tiling
+from .tiling import padded, read, symbolic_width, tiles, written
 
 Epilogue = Callable[..., Any]
 """The element of a result from its accumulated value and its logical index: `(value, index, kernel, *views)`."""
@@ -33,7 +34,9 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
     x = low.reorder(x, order)
     lead = [x.type.shape[a] for a in order[:-1]]
     rows = volume(lead)
-    height, width = tiling(rows, columns, low.machine)
+    facts: dict[str, Fact] = {"rows": size(rows), "columns": columns, "inner": size(inner), "dtype": type.dtype.value}
+    candidates = [written(tile) for tile in tiles(rows, columns, low.machine)]
+    height, width = read(low.choose("linear", facts, {"tile": candidates})["tile"])
     packed = pack(low, low.renamed(weight, (1, 0)), width)
 
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
@@ -83,7 +86,12 @@ def matmul(
     order = order or plain(type.rank)
     *batch, rows, columns = type.shape
     inner = a.type.shape[-1] if inner is None else inner
-    height, width = _tile(rows, columns, low)
+    facts: dict[str, Fact] = {
+        "batch": size(volume(batch)), "rows": size(rows), "columns": size(columns), "inner": size(inner),
+        "constant": b.constant, "dtype": type.dtype.value,
+    }  # fmt: skip
+    candidates = [written(tile) for tile in _tiles(rows, columns, low)]
+    height, width = read(low.choose("matmul", facts, {"tile": candidates})["tile"])
     direct = not b.constant and b.order[-1] == b.type.rank - 1 and isinstance(columns, int) and columns % width == 0
     right = b if direct else pack(low, b, width)
 
@@ -115,10 +123,8 @@ def matmul(
     return low.kernel(name, [a, right, *extra], [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
 
 
-def _tile(rows: Dim, columns: Dim, low: Lowering) -> tuple[int, int]:
-    if isinstance(columns, int):
-        return tiling(rows, columns, low.machine)
-    return tiling(rows, symbolic_width(low.machine), low.machine)
+def _tiles(rows: Dim, columns: Dim, low: Lowering) -> list[tuple[int, int]]:
+    return tiles(rows, columns if isinstance(columns, int) else symbolic_width(low.machine), low.machine)
 
 
 def pack(low: Lowering, b: Tensor, width: int) -> Tensor:

@@ -14,22 +14,36 @@ RAGGED = 0.9
 
 
 def tiling(rows: Dim, columns: int, machine: Machine) -> tuple[int, int]:
-    """Rows × columns of the tile to compute at once. Rows and columns are then padded to whole tiles.
+    """Rows × columns of the tile to compute at once: the best of `tiles`."""
+    return tiles(rows, columns, machine)[0]
+
+
+def tiles(rows: Dim, columns: int, machine: Machine, most: int = 12) -> list[tuple[int, int]]:
+    """Tiles of rows × columns to compute at once, the best first. Rows and columns are then padded to whole tiles.
 
     Every step of the reduction loads one vector of weights for each column vector, one broadcast input for each row,
     and multiplies all pairs. The tile should be large (few loads for much arithmetic, and enough independent chains to
     hide the latency of a multiplication), fit the registers, and leave little padding.
     """
-    best, choice = -1.0, (1, machine.lanes)
+    scores: dict[tuple[int, int], float] = {}
     for width in _widths(columns, machine):
         vectors = -(-width // machine.lanes)
-        most = max(1, machine.accumulators // vectors)
-        heights = range(1, min(rows, most) + 1) if isinstance(rows, int) else (symbolic_height(rows, most),)
+        tallest = max(1, machine.accumulators // vectors)
+        heights = range(1, min(rows, tallest) + 1) if isinstance(rows, int) else (symbolic_height(rows, tallest),)
         for height in heights:
-            score = _score(rows, columns, height, width, machine)
-            if score > best + 1e-9:
-                best, choice = score, (height, width)
-    return choice
+            scores[height, width] = round(_score(rows, columns, height, width, machine), 9)
+    return sorted(scores, key=lambda tile: -scores[tile])[:most]
+
+
+def written(tile: tuple[int, int]) -> str:
+    """A tile as a candidate of a choice."""
+    return f"{tile[0]} {tile[1]}"
+
+
+def read(candidate: str) -> tuple[int, int]:
+    """A tile from a candidate."""
+    height, width = map(int, candidate.split())
+    return height, width
 
 
 def symbolic_height(rows: Dim, most: int) -> int:
