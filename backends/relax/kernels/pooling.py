@@ -15,10 +15,10 @@ from ..lower import Inputs, Lowering, Types, rules
 from ..schedule.tile import KEY
 from ..tensor import Tensor, channels_last
 from ..untyped import tirx
-from .convolution import Pairs, channels_mode, padding_stage, pads, rows_for, window
 from .numeric import cast, const
 from .reduction import MAX, SUM, Monoid
 from .tiling import channel_width
+from .window import Pairs, channels_mode, padding_stage, pads, rows_for, window
 
 
 def max_pool(
