@@ -28,13 +28,14 @@ from ...compiler.target import Target
 from ...compiler.types import TensorType, symbols
 from . import kernels as kernels
 from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact, kept
-from .choice import Choices
+from .choice import Choices, Option, Question
 from .grouping import Fused, chosen, correspondence
 from .link import link, linker, write_objects
 from .lower import Lowered, lower, rules
 from .machine import Machine, host, machine
 from .optimise import choose, fuse, generate, optimise
 from .schedule import Report
+from .tuning.recorded import Recorded
 from .untyped import tvm
 
 Reference = Callable[[list[Array]], Sequence[Array]]
@@ -117,6 +118,7 @@ def compile(
             "constants": list(built.constants),
             "kernels": _kernels(built.report),
             "groups": _groups(built),
+            "answers": _answers(built, choices),
             "difference": None,
             "files": _write(built, partial),
         }
@@ -231,6 +233,26 @@ def _groups(built: Built) -> list[dict[str, Any]]:
             "schedule": built.report.rules[fused.kernel],
         }
         for fused in built.groups
+    ]
+
+
+def _answers(built: Built, choices: Choices | None) -> list[dict[str, Any]]:
+    """How kernels were written where they leave it open, for which nodes, and where each answer came from."""
+    origins = choices.origins if isinstance(choices, Recorded) else {}
+    nodes: dict[Question, dict[str, None]] = {}
+    answers: dict[Question, Mapping[str, Option]] = {}
+    for asked in built.lowered.asked:
+        nodes.setdefault(asked.question, {})[asked.path] = None
+        answers[asked.question] = asked.answer
+    return [
+        {
+            "kind": question.kind,
+            "facts": dict(question.facts),
+            "answer": dict(answers[question]),
+            "from": origins.get(question, "analytic" if choices is None else "given"),
+            "nodes": list(paths),
+        }
+        for question, paths in nodes.items()
     ]
 
 
