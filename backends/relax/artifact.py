@@ -161,6 +161,10 @@ class Artifact:
             for r, s in zip(results, self.outputs.values(), strict=True)
         ]
 
+    def call(self, tensors: Sequence[Any]) -> list[Any]:
+        """Run on what `kept` made of arrays that `check` has seen, without copies; what `restored` takes comes out."""
+        return list(self._call(*tensors, *self._constants))
+
     def latency(self, arrays: Sequence[Array], repeat: int = 20, warmup: int = 3) -> Latency:
         """Time runs on these inputs, after `warmup` runs that do not count."""
         self.check(arrays)
