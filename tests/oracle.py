@@ -233,7 +233,26 @@ def _with(function: Callable[..., Any], *names: str, **renamed: str) -> Callable
     return run
 
 
+def _beside(op: Any, x: Tensor, number: Tensor | None) -> Tensor | int:
+    """A scale or zero point along the axis of x that it has a number for each index of."""
+    if number is None or op.axis is None:
+        return 0 if number is None else number
+    return number.movedim(0, -1).reshape([-1 if d == op.axis else 1 for d in range(x.dim())])
+
+
+def _quantize(op: Any, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    bounds = torch.iinfo(DTYPES[op.dtype])
+    whole = torch.round(x / _beside(op, x, scale)) + _beside(op, x, zero)
+    return whole.clamp(bounds.min, bounds.max).to(DTYPES[op.dtype])
+
+
+def _dequantize(op: Any, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    return (x.to(scale.dtype) - _beside(op, x, zero)) * _beside(op, x, scale)
+
+
 MEANING: dict[str, Callable[..., Any]] = {
+    "quantize": _quantize,
+    "dequantize": _dequantize,
     **{f"conv{n}d": _conv(getattr(F, f"conv{n}d")) for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": _transposed(getattr(F, f"conv_transpose{n}d")) for n in (1, 2, 3)},
     **{f"max_pool{n}d": _pool(getattr(F, f"max_pool{n}d"), -torch.inf) for n in (1, 2, 3)},

@@ -20,6 +20,7 @@ from ...compiler.passes.strip_phase import strip_phase
 from . import elementwise as elementwise
 from . import indexing as indexing
 from . import layout as layout
+from . import quantization as quantization
 from . import recurrent as recurrent
 from . import reduction as reduction
 from . import resampling as resampling

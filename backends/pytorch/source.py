@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ...compiler.graph import Graph, ParameterRef
 from ...compiler.operators.operator import Operator
 from ...compiler.passes.expand import expand
-from . import elementwise, layers, layout, reductions, resampling, spatial
+from . import elementwise, layers, layout, quantization, reductions, resampling, spatial
 from .call import RULES
 from .classes import Class, Instance, Printer, classify
 from .forward import Method, Writer
@@ -16,7 +16,7 @@ from .hierarchy import Frame, arrange
 from .plan import plan
 from .slots import Slot, plant
 
-_FAMILIES = (elementwise, layers, layout, reductions, resampling, spatial)  # importing them fills RULES
+_FAMILIES = (elementwise, layers, layout, quantization, reductions, resampling, spatial)  # importing them fills RULES
 
 _HEADER = '''\
 """{title}

@@ -11,6 +11,7 @@ from . import layout as layout
 from . import linear as linear
 from . import normalization as normalization
 from . import pooling as pooling
+from . import quantization as quantization
 from . import rearrange as rearrange
 from . import recurrent as recurrent
 from . import reduction as reduction

@@ -54,7 +54,8 @@ def fold_constants(graph: Graph, seed: int = 0, growth: float = 0.1) -> Graph:
 
     Refuses what would enlarge the model (a tied weight that is needed as it is besides, a broadcast, a product of two
     thin matrices), unless all that together takes at most `growth` of the bytes of its parameters, or 64 KiB; it then
-    folds the part before. Refuses values of symbolic size, random ones, and a user's functions.
+    folds the part before. Refuses values of symbolic size, random ones, a user's functions, and `dequantize`: integers
+    stay integers.
     """
     left = SMALL + int(growth * sum(_bytes(p.type) for p in graph.parameters.values()))
     return folded(graph, "fold_constants", left, seed)
@@ -198,7 +199,9 @@ class _Part:
 
 def _parts(graph: Graph, among: Collection[str] | None) -> list[_Part]:
     fixed = constants(graph)
-    if among is not None:
+    if among is None:
+        fixed = _without_fractions(fixed)
+    else:
         fixed = {path: node for path, node in fixed.items() if path in among or not any(True for _ in node.refs)}
     inner = {path: node for path, node in fixed.items() if any(True for _ in node.refs)}
     if not inner:
@@ -222,6 +225,15 @@ def _parts(graph: Graph, among: Collection[str] | None) -> list[_Part]:
     for part in parts.values():
         part.measure(fixed)
     return [part for part in parts.values() if part.exposed]
+
+
+def _without_fractions(fixed: Mapping[str, Node]) -> dict[str, Node]:
+    """Those of the nodes that no `dequantize` has a part in: what is stored as integers stays so."""
+    kept: dict[str, Node] = {}
+    for path, node in fixed.items():
+        if node.op.name != "dequantize" and all(isinstance(r, ParameterRef) or r.node in kept for r in node.refs):
+            kept[path] = node
+    return kept
 
 
 # ------------------------------------------------------------------------------------------------------- how to fold
