@@ -12,12 +12,16 @@ from ..half import DTYPES
 from ..index import flatten, literal, unflatten
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
+from ..machine import Machine
 from ..schedule.tile import KEY
 from ..tensor import Order, Tensor, logical, plain
 from ..untyped import te, tirx
 from .numeric import cast, zero
 from .reduction import SUM, reduce
 from .tiling import padded, read, symbolic_width, tiles, written
+
+LARGE = 4
+"""Second-level caches that a left operand fills if it is not to be read once for each column of tiles."""
 
 Epilogue = Callable[..., Any]
 """The element of a result from its accumulated value and its logical index: `(value, index, kernel, *views)`."""
@@ -36,7 +40,9 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
     rows = volume(lead)
     facts: dict[str, Fact] = {"rows": size(rows), "columns": columns, "inner": size(inner), "dtype": type.dtype.value}
     candidates = [written(tile) for tile in tiles(rows, columns, low.machine)]
-    height, width = read(low.choose("linear", facts, {"tile": candidates})["tile"])
+    chosen = low.choose("linear", facts, {"tile": candidates, "block": _blocks(rows, columns, inner, low.machine)})
+    height, width = read(chosen["tile"])
+    block = _tiles_of(chosen["block"], rows, height)
     packed = pack(low, low.renamed(weight, (1, 0)), width)
 
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
@@ -53,7 +59,7 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
             return te.sum(cast(value, dtype) * cast(factor, dtype), axis=[k])
 
         shape = [whole, padded(columns, width)]
-        total = kernel.stage(shape, product, "linear_sum", attributes={KEY: f"{height} {width} flat"})
+        total = kernel.stage(shape, product, "linear_sum", attributes={KEY: f"{height} {width} flat {block}"})
 
         def result(*index: Any) -> Any:
             value = total(flatten([index[a] for a in order[:-1]], extents), index[-1])
@@ -65,6 +71,28 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
 
     operands = [x, packed, *([bias] if bias is not None else [])]
     return low.kernel("linear", operands, [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
+
+
+def _blocks(rows: Dim, columns: int, inner: Dim, machine: Machine) -> list[int]:
+    """Rows to take through all columns at a time, the best first; 1 for those of a tile, 0 for all.
+
+    Weights that stay in cache are gone through for each tile of rows, which is then read once; others are read once.
+    """
+    if not isinstance(inner, int) or inner * columns * 4 <= machine.cache:
+        first = 1
+    elif isinstance(rows, int) and rows * inner * 4 > LARGE * machine.cache:
+        first = 256
+    else:
+        first = 0
+    return [first, 0, 1, 64, 256]
+
+
+def _tiles_of(block: int, rows: Dim, height: int) -> int:
+    """Rows of a block as tiles, whose number divides that of all; 0 for all."""
+    if not isinstance(rows, int) or block == 0:
+        return min(block, 1)
+    tiles = -(-rows // height)
+    return next(n for n in range(max(1, min(tiles, block // height)), 0, -1) if tiles % n == 0)
 
 
 def matmul(

@@ -18,9 +18,10 @@ from .block import annotation, extent, number, product, reduces, spatial_extents
 from .injective import TASKS, injective, parallel, vectorize_last
 
 KEY = "netc.tile"
-"""Modes: `flat`, the rows are all axes but the last, taken as one; `batch`, every tile is a task of its own; `image`,
-the rows lie in an image with padding around; `channels` and `window`, the same where every channel is reduced for
-itself, in a few steps to be unrolled or in many."""
+"""Modes: `flat`, the rows are all axes but the last, taken as one, and columns are gone through for so many tiles of
+rows at a time as the number after it says (0: all); `batch`, every tile is a task of its own; `image`, the rows lie in
+an image with padding around; `channels` and `window`, the same where every channel is reduced for itself, in a few
+steps to be unrolled or in many."""
 
 SMALL = 1 << 15
 """Multiplications below which one thread is enough."""
@@ -53,7 +54,7 @@ def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine
     if width == 1:
         _scalar(sch, sources, reduction, [*outer, column], unrolled, machine)
         return
-    row = outer.pop(place)
+    row = outer.pop(-1 if mode == "flat" else place)
     steps = product([extent(sch, loop) for loop in split_loops(sch, reduction)[1]])
     columns = extent(sch, column)
     count = product([extent(sch, loop) for loop in [*outer, row]])
@@ -61,7 +62,14 @@ def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine
     work = None if weights is None or count is None else weights // 4 * count
     column_tiles, lane = sch.split(column, [None, width])
     row_tiles, line = sch.split(row, [None, height])
-    if mode in ("flat", "batch") or not outer:
+    if mode == "flat":
+        blocks = []
+        if place > 0:
+            block, row_tiles = sch.split(row_tiles, [None, place])
+            blocks = [block]
+        task = inner = _tasks(sch, [*outer, *blocks, column_tiles, row_tiles], [line, lane], work, machine)
+        at = None
+    elif mode == "batch" or not outer:
         task = _tasks(sch, [*outer, row_tiles, column_tiles], [line, lane], work, machine)
         inner = task
         at = None
