@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
+import os
+import random
 import sqlite3
-from dataclasses import replace
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from netc.backends.relax.choice import Question, ask
-from netc.backends.relax.tuning import database
+from netc.backends.relax.build import compile, prepare
+from netc.backends.relax.choice import Analytic, Asked, Fixed, Question, ask
+from netc.backends.relax.lower import lower
+from netc.backends.relax.machine import Machine, host
+from netc.backends.relax.tuning import candidate, database
+from netc.backends.relax.tuning.candidate import Failure, Program
 from netc.backends.relax.tuning.database import Database, Trial, read_lines, write_lines
 from netc.backends.relax.tuning.nearest import adapted, distance, near
-from netc.backends.relax.tuning.record import Processor, Record
+from netc.backends.relax.tuning.record import Processor, Record, processor, written
 from netc.backends.relax.tuning.recorded import Recorded, shipped
-from netc.compiler.diagnostic import NetcError
+from netc.backends.relax.tuning.search import proposals
+from netc.backends.relax.tuning.task import Source as Tuned
+from netc.backends.relax.tuning.task import Task, tasks
+from netc.backends.relax.tuning.tune import Limits, Progress, State, tune
+from netc.compiler.backend import backend
+from netc.compiler.diagnostic import Diagnostic, NetcError
+from netc.compiler.program import read_source
+from netc.compiler.source import Source
+from netc.compiler.target import LLVM
 
 HERE = Processor("x86_64", "znver4", 16, 32, 1 << 20, 2, ("avx", "avx2", "avx512f", "fma"))
 TILES = ("6 32", "12 32", "4 64")
@@ -47,7 +67,7 @@ def test_what_is_kept_is_found_again(tmp_path: Path) -> None:
     with Database(tmp_path / "a" / "r.sqlite") as again:
         assert sorted(again.records(), key=lambda r: r.line) == sorted(kept, key=lambda r: r.line)
         trials = again.trials("q", HERE, "0.1.0")
-        assert [(t.ratio, t.failure) for t in trials.values()] == [(0.5, None), (float("inf"), "it crashed")]
+        assert [(t.seconds, t.failure) for t in trials.values()] == [(1.0, None), (None, "it crashed")]
         assert not again.trials("q", HERE, "0.2.0")
         assert not again.trials("q", replace(HERE, threads=1), "0.1.0")
 
@@ -63,7 +83,7 @@ def test_the_newer_record_stays(tmp_path: Path) -> None:
 
 def write(path: Path, process: int) -> None:
     with Database(path) as opened:
-        for i in range(60):
+        for i in range(25):
             asked = question(process * 1000 + i)
             opened.add(asked.key, HERE, "0.1.0", Trial(asked.default, 1.0, 1.0, 0.0))
             opened.put([record(asked)])
@@ -71,14 +91,14 @@ def write(path: Path, process: int) -> None:
 
 def test_two_writers_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite"
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     writers = [context.Process(target=write, args=(path, i)) for i in (1, 2)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
     assert [w.exitcode for w in writers] == [0, 0]
-    wanted = {question(p * 1000 + i).key for p in (1, 2) for i in range(60)}
+    wanted = {question(p * 1000 + i).key for p in (1, 2) for i in range(25)}
     with Database(path) as opened:
         assert {r.question for r in opened.records()} == wanted
         assert all(len(opened.trials(key, HERE, "0.1.0")) == 1 for key in wanted)
@@ -97,8 +117,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     with pytest.raises(NetcError, match="version 9"):
         Database(tmp_path / "later.sqlite")
     (tmp_path / "empty.sqlite").touch()
-    with pytest.raises(NetcError, match="version 0"):
-        database.load(tmp_path / "empty.sqlite")
+    assert database.load(tmp_path / "empty.sqlite") == []
     other = sqlite3.connect(tmp_path / "other.sqlite")
     other.execute("CREATE TABLE diary (page TEXT)")
     with pytest.raises(NetcError, match="version 0"):
@@ -210,3 +229,319 @@ def test_shipped_records_are_well_formed() -> None:
     for found in shipped():
         assert found.answer.keys() == found.default.keys()
         assert 0 < found.seconds <= found.analytic
+
+
+# ---------------------------------------------------------------------------------------------------- search
+
+POINTS = st.dictionaries(
+    st.sampled_from("abcd"), st.lists(st.integers(0, 9), min_size=1, max_size=6, unique=True), min_size=1
+)
+
+
+@given(POINTS, st.randoms(use_true_random=False))
+def test_proposals_are_new_answers(space: dict[str, list[int]], draw: Any) -> None:
+    asked = ask("kind", {}, space)
+    tried = {written(asked.default): 1.0}
+    found = 0
+    for answer in itertools.islice(proposals(asked, tried), 40):
+        assert asked.valid(answer)
+        assert written(answer) not in tried
+        tried[written(answer)] = draw.choice([0.5, 0.9, 1.5, float("inf")])
+        found += 1
+    assert found == asked.points - 1 or asked.points > 24
+    assert found > 16 or asked.points <= 24
+
+
+def test_a_large_space_is_searched_around_the_best_answer() -> None:
+    """A valley in four parameters of ten candidates each, whose bottom is far from the default."""
+    asked = ask("kind", {}, {name: range(10) for name in "abcd"})
+    best = {"a": 3, "b": 7, "c": 5, "d": 8}
+    tried = {written(asked.default): 1.0}
+    for answer in itertools.islice(proposals(asked, tried), 160):
+        tried[written(answer)] = 0.1 + sum((answer[n] - best[n]) ** 2 for n in "abcd") / 200  # type: ignore[operator]
+    assert min(tried.values()) < 0.12
+    again = dict(itertools.islice(tried.items(), 20))
+    assert next(proposals(asked, again)) == json.loads(list(tried)[20]), "a search that was stopped goes on"
+
+
+# ---------------------------------------------------------------------------------------------------- the tuner
+
+TEXT = """model m = M() (x: f32[2, 24])
+module M() (x) { return x |> linear(40) |> relu |> linear(40) |> linear(24) }
+model other = M() (x: f32[2, 24])
+"""
+MACHINE = host(threads=1)
+
+
+def source(text: str = TEXT, model: str = "m") -> Tuned:
+    return Tuned(prepare(read_source(Source("m.net", text)).model(model).graph, {}))
+
+
+def best(task: Task, choices: Any) -> tuple[bool, str]:
+    """Whether this is the candidate that shall be fast, and its answer: the one before the last of a small space."""
+    answers = list(itertools.product(*(found for _, found in task.question.space)))
+    fast = tuple(choices.given[name] for name, _ in task.question.space) == answers[-2]
+    return fast, written(choices.given)
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pretend:
+    """Runs take the time that they say, whatever else the machine does."""
+    monkeypatch.setattr(candidate, "_seconds", lambda run, count: run())
+    return Pretend(tmp_path / "log")
+
+
+@dataclass(frozen=True)
+class Pretend:
+    """Programs that do nothing, one answer of each space faster; and what shall go wrong, by the answer."""
+
+    log: Path
+    wrong: Callable[[str], None] = lambda _: None
+
+    def __call__(self, task: Task, machine: Machine, choices: Any) -> Program:
+        fast, answer = best(task, choices)
+        with self.log.open("a") as file:
+            file.write(f"{task.name} {answer}\n")
+        if choices.given != task.question.default:
+            self.wrong(answer)
+        return Program(lambda: 0.001 if fast else 0.002, lambda: [np.ones(3, np.float32)])
+
+
+def all_points(states: Sequence[State]) -> int:
+    return sum(s.task.question.points for s in states)
+
+
+def test_tasks_are_questions_each_once() -> None:
+    made = tasks([source(), source(model="other")], MACHINE, Analytic())
+    assert len({t.question for t in made}) == len(made) == 3
+    assert [t.weight for t in made] == [2, 2, 2]
+    assert [t.question.kind for t in made] == ["linear"] * 3
+    assert all(t.question.points > 1 for t in made)
+    for task in made:
+        assert task.name in task.graph.nodes
+        assert len([n for n in task.graph.nodes.values() if n.op.name == "linear"]) == 1
+    assert "relu" in {n.op.name for n in made[0].graph.nodes.values()}, "the kernel is what TVM fuses"
+
+
+def test_the_best_answer_is_found_kept_and_not_measured_again(tmp_path: Path, pretend: Pretend) -> None:
+    with Database(tmp_path / "r.sqlite") as opened:
+        told: list[Progress] = []
+        states = tune([source()], MACHINE, opened, build=pretend, listen=told.append)
+        for state in states:
+            assert state.record is not None
+            assert best(state.task, Fixed(state.task.question, state.record.answer, Analytic()))[0]
+            assert state.ratio < 0.9
+            assert not state.failures
+        assert told[-1].made == all_points(states) - len(states)
+        assert told[-1].seconds < 0.9 * told[-1].analytic
+        measured = pretend.log.read_text()
+        again = tune([source()], MACHINE, opened, build=pretend)
+        assert [s.record for s in again] == [s.record for s in states]
+        assert pretend.log.read_text() == measured
+        answers = Recorded(processor(MACHINE), opened.records())
+        lowered = lower(source().graph, MACHINE, None, answers)
+        assert set(answers.origins.values()) == {"records"}
+        assert all(best_answer(a) for a in lowered.asked)
+
+
+def best_answer(asked: Asked) -> bool:
+    answers = list(itertools.product(*(found for _, found in asked.question.space)))
+    return tuple(asked.answer[name] for name, _ in asked.question.space) == answers[-2]
+
+
+def test_limits_hold_and_every_task_has_its_floor(tmp_path: Path, pretend: Pretend) -> None:
+    with Database(tmp_path / "r.sqlite") as opened:
+        states = tune([source()], MACHINE, opened, Limits(trials=7), build=pretend)
+        assert sum(s.tried for s in states) == 7
+        assert min(s.tried for s in states) >= 2
+        assert all(s.record for s in states)
+        assert tune([source()], MACHINE, opened, Limits(minutes=0), build=pretend)[0].tried >= 2
+        more = tune([source()], MACHINE, opened, Limits(trials=3), build=pretend)
+        assert sum(s.tried for s in more) == 10
+
+
+def crash(answer: str) -> None:
+    os.write(2, b"the generator gave up\n")
+    os.abort()
+
+
+def hang(answer: str) -> None:
+    while True:
+        time.sleep(1)
+
+
+def refuse(answer: str) -> None:
+    raise NetcError([Diagnostic("x", "no such kernel")])
+
+
+FAULTS = {
+    "crash": (crash, "it crashed (SIGABRT): the generator gave up"),
+    "hang": (hang, "building it took too long"),
+    "refuse": (refuse, "no such kernel"),
+}
+
+
+@pytest.mark.parametrize(("fault", "cause"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_candidate_fails_alone(
+    fault: Callable[[str], None], cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretend: Pretend
+) -> None:
+    monkeypatch.setattr(candidate, "BUILD", 3.0)
+    (first,) = tasks([source()], MACHINE, Analytic())[:1]
+    bad = written(next(itertools.islice(proposals(first.question, {written(first.question.default): 1.0}), 1, 2)))
+
+    def wrong(answer: str) -> None:
+        if answer == bad:
+            fault(answer)
+
+    with Database(tmp_path / "r.sqlite") as opened:
+        (state, *_) = tune([source()], MACHINE, opened, build=replace(pretend, wrong=wrong))
+        assert [(written(t.answer), t.failure) for t in state.failures] == [(bad, cause)]
+        assert state.ratio < 0.9
+        stored = opened.trials(state.task.question.key, processor(MACHINE), version("netc"))
+        assert stored[bad].failure == cause
+        assert len(stored) == state.task.question.points
+
+
+def test_wrong_numbers_and_late_crashes_are_failures(tmp_path: Path) -> None:
+    (first,) = tasks([source()], MACHINE, Analytic())[:1]
+    answers = list(itertools.islice(proposals(first.question, {written(first.question.default): 1.0}), 3))
+    off, nan, late = map(written, answers)
+
+    def build(task: Task, machine: Machine, choices: Any) -> Program:
+        answer = written(choices.given)
+        value = {off: 1.01, nan: float("nan")}.get(answer, 1.0)
+        runs = itertools.count()
+
+        def run() -> None:
+            if answer == late and next(runs) > 5:
+                os.abort()
+
+        return Program(run, lambda: [np.full(3, value, np.float32)])
+
+    with Database(tmp_path / "r.sqlite") as opened:
+        (state, *_) = tune([source()], MACHINE, opened, Limits(trials=9), build=build)
+    causes = {written(t.answer): str(t.failure) for t in state.failures}
+    assert causes.keys() == {off, nan, late}
+    assert causes[off] == "wrong numbers: output 0 differs by 1.0e-02 of its largest element"
+    assert "wrong numbers" in causes[nan]
+    assert causes[late] == "it crashed (SIGABRT)"
+
+
+def test_a_default_that_fails_costs_its_task_only(tmp_path: Path, pretend: Pretend) -> None:
+    def build(task: Task, machine: Machine, choices: Any) -> Program:
+        if task.name == "linear":
+            raise Failure("not today")
+        return pretend(task, machine, choices)
+
+    with Database(tmp_path / "r.sqlite") as opened:
+        first, *others = tune([source()], MACHINE, opened, Limits(trials=6), build=build)
+        assert (first.failure, first.record, first.tried) == ("not today", None, 0)
+        assert all(s.record and s.tried for s in others)
+
+
+def test_real_kernels_with_their_numbers_checked(tmp_path: Path) -> None:
+    """Each candidate of a small product is built, agrees with the default, and compiles with what was found."""
+    text = "model m = M() (x: f32[5, 8])\nmodule M() (x) { return x |> linear(20) |> relu }\n"
+    made = read_source(Source("m.net", text)).model("m")
+    with Database(tmp_path / "r.sqlite") as opened:
+        (state,) = tune([source(text)], MACHINE, opened, Limits(trials=4))
+        assert (state.tried, state.failures, state.failure) == (4, [], None)
+        wanted = {r.question for r in opened.records()}
+        assert wanted == {state.task.question.key}
+    kept = replace(state.record, answer=state.trials[list(state.trials)[1]].answer)  # type: ignore[type-var]
+    reference = backend("pytorch").Reference(made.graph, 0)
+    manifests: list[str] = []
+    for name in ("a", "b"):
+        answers = Recorded(processor(MACHINE), [kept])
+        artifact = compile(made.graph, LLVM(threads=1), tmp_path / name, reference=reference, choices=answers)
+        assert artifact is not None
+        (told,) = artifact.manifest["answers"]
+        assert told["from"] == "records"
+        assert told["answer"] == kept.answer != state.task.question.default
+        assert told["nodes"] == ["linear"]
+        assert artifact.manifest["difference"]["relative"] < 1e-5
+        manifests.append((tmp_path / name / "model.so").read_bytes().hex())
+    assert manifests[0] == manifests[1], "the same graph, target, seed and records give the same bytes"
+
+
+def work(folder: Path, build: Pretend) -> None:
+    with Database(folder / "r.sqlite") as opened:
+        tune([source()], MACHINE, opened, build=build)
+
+
+def test_killed_at_any_moment_it_goes_on_where_it_was(tmp_path: Path, pretend: Pretend) -> None:
+    """Ten kills; what was stored before each is there after it, and in the end everything was measured, hardly anything
+    of it twice."""
+    context = multiprocessing.get_context("fork")
+    draw = random.Random(5)
+    stored: set[tuple[str, str]] = set()
+    for _ in range(10):
+        tuner = context.Process(target=work, args=(tmp_path, pretend))
+        tuner.start()
+        time.sleep(draw.uniform(0.05, 0.6))
+        tuner.kill()
+        tuner.join()
+        found = set(measured(tmp_path / "r.sqlite"))
+        assert found >= stored
+        stored = found
+    work(tmp_path, pretend)
+    states = tasks([source()], MACHINE, Analytic())
+    points = {(t.question.key, w) for t in states for w in map(written, every(t.question))}
+    assert set(measured(tmp_path / "r.sqlite")) == points
+    with Database(tmp_path / "r.sqlite") as opened:
+        assert {r.question for r in opened.records()} == {t.question.key for t in states}
+        assert opened._connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    defaults = {f"{t.name} {written(t.question.default)}" for t in states}
+    built = Counter(line for line in pretend.log.read_text().splitlines() if line not in defaults)
+    assert set(built) == {f"{t.name} {written(a)}" for t in states for a in every(t.question)} - defaults
+    # A kill costs the two candidates that are being built, and the finals that a task ends with.
+    assert sum(n - 1 for n in built.values()) <= 2 * 10 + 3 * (10 + 2 * len(states))
+
+
+def every(asked: Question) -> Iterator[dict[str, Any]]:
+    names = [name for name, _ in asked.space]
+    for values in itertools.product(*(found for _, found in asked.space)):
+        yield dict(zip(names, values, strict=True))
+
+
+def measured(path: Path) -> list[tuple[str, str]]:
+    if not path.exists() or not path.stat().st_size:
+        return []
+    with Database(path) as opened:
+        return opened._connection.execute("SELECT question, answer FROM trials").fetchall()
+
+
+def test_two_tuners_share_their_records(tmp_path: Path, pretend: Pretend) -> None:
+    context = multiprocessing.get_context("fork")
+    tuners = [context.Process(target=work, args=(tmp_path, pretend)) for _ in range(2)]
+    for tuner in tuners:
+        tuner.start()
+    for tuner in tuners:
+        tuner.join()
+    assert [t.exitcode for t in tuners] == [0, 0]
+    made = tasks([source()], MACHINE, Analytic())
+    assert len(measured(tmp_path / "r.sqlite")) == sum(t.question.points for t in made)
+
+
+def test_nothing_is_left_running(tmp_path: Path, pretend: Pretend) -> None:
+    """A tuner that is killed takes its candidates with it: they see that their pipe is closed."""
+
+    def wrong(answer: str) -> None:
+        (tmp_path / f"{os.getpid()}.pid").touch()
+
+    def run() -> None:
+        with Database(tmp_path / "r.sqlite") as opened:
+            tune([source()], MACHINE, opened, build=replace(pretend, wrong=wrong))
+
+    tuner = multiprocessing.get_context("fork").Process(target=run)
+    tuner.start()
+    while not list(tmp_path.glob("*.pid")):
+        time.sleep(0.01)
+    tuner.kill()
+    tuner.join()
+    pids = [int(p.stem) for p in tmp_path.glob("*.pid")]
+    for _ in range(1000):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"{pids} still run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 from ...compiler.types import Dim
@@ -35,6 +36,11 @@ class Question:
     def default(self) -> dict[str, Option]:
         return {name: candidates[0] for name, candidates in self.space}
 
+    @property
+    def points(self) -> int:
+        """How many answers there are."""
+        return prod(len(candidates) for _, candidates in self.space)
+
     def valid(self, answer: Mapping[str, Option]) -> bool:
         """Whether each parameter has one of its candidates, and there is no other."""
         space = dict(self.space)
@@ -54,6 +60,18 @@ class Analytic:
 
     def answer(self, question: Question) -> Mapping[str, Option]:
         return question.default
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One question answered as given, all others by `otherwise`."""
+
+    question: Question
+    given: Mapping[str, Option]
+    otherwise: Choices
+
+    def answer(self, question: Question) -> Mapping[str, Option]:
+        return self.given if question == self.question else self.otherwise.answer(question)
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,6 @@ class Trial:
     spread: float | None = None
     failure: str | None = None
 
-    @property
-    def ratio(self) -> float:
-        """Its time as a part of the analytic default's; infinite where it failed."""
-        return self.seconds / self.analytic if self.seconds is not None and self.analytic else float("inf")
-
 
 def default_path() -> Path | None:
     """Where a user's records are: the file that `NETC_RECORDS` names, none where it says so, else one in the user's
@@ -185,8 +180,8 @@ def _row(r: Record) -> tuple[Any, ...]:
 
 
 def load(path: Path | None) -> list[Record]:
-    """The records in a file; none where there is no file."""
-    if path is None or not path.exists():
+    """The records in a file; none where there is no file, or another process is just making it."""
+    if path is None or not path.exists() or path.stat().st_size == 0:
         return []
     with Database(path, writable=False) as database:
         return database.records()
