@@ -62,7 +62,7 @@ class Arrays(Source):
 class Pictures(Source):
     """`pictures("folder", mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225])`: random crops of all pictures of
     a folder, of 0.3 to 1 of the shorter side, half of them mirrored, scaled (bicubic) to the input's size; numbers of
-    0 … 1, less `mean`, by `std`."""
+    0 … 1, less `mean`, by `std`, and for an input of u8 the bytes."""
 
     path: str
     samples: Annotated[int, Field(ge=1)] | None = None
@@ -102,6 +102,8 @@ class Pictures(Source):
             crop = picture.crop((left, top, left + side, top + side)).resize((width, height), Image.Resampling.BICUBIC)
             array = numpy.asarray(crop, "float32").reshape(height, width, -1)
             crops.append(array[:, ::-1] if random.random() < 0.5 else array)
+        if node.types[0].dtype is DType.U8:
+            return numpy.stack(crops).astype("uint8").transpose(0, 3, 1, 2)
         stacked = (numpy.stack(crops) / 255 - numpy.asarray(self.mean)) / numpy.asarray(self.std)
         return stacked.transpose(0, 3, 1, 2)
 

@@ -57,7 +57,7 @@ BUILDS_ON = {
     "family": "graph cost weights",
     "merging": "axes blocks calibration passes",
     "reach": "graph",
-    "transforms": "blocks place paths family probe measure calibration merging reach",
+    "transforms": "blocks place paths family probe measure calibration merging reach library",
     "plan": "library options quantity target pipeline names",
     "fusion": "passes paths plan rewrite backend cost",
     "passes": "axes cost contract backend weights",

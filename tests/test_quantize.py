@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from netc.backends import interchange, pytorch
+from netc.compiler import program
 from netc.compiler import tree as t
 from netc.compiler.axes import analyse
-from netc.compiler.graph import Graph, ParameterRef, Value, verify
-from netc.compiler.library import library
+from netc.compiler.calibration import Calibration, Noise
+from netc.compiler.calibration import Source as Data
+from netc.compiler.contract import Contract
+from netc.compiler.graph import Graph, Node, ParameterRef, Value, verify
+from netc.compiler.library import level_steps, library
 from netc.compiler.operators.operator import ShapeError
 from netc.compiler.operators.quantization import Dequantize, Quantize
+from netc.compiler.pipeline import run
+from netc.compiler.probe import bound, probed
+from netc.compiler.receipt import receipt
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
 from netc.compiler.text import print_graph, read_graph
+from netc.compiler.transforms import Outcome, Refusal
+from netc.compiler.transforms.quantize import quantize
 from netc.compiler.types import DType
-from netc.compiler.weights import InMemory
+from netc.compiler.weights import InMemory, value
 from strategies import type_of
 
 # ------------------------------------------------------------------------------------------------------- operators
@@ -123,3 +136,185 @@ def test_what_does_not_fit_is_refused(op: Quantize, types: list[str | None], mes
     with pytest.raises(ShapeError) as caught:
         op.shape(*(None if s is None else type_of(s) for s in types))
     assert (caught.value.message, caught.value.fix) == (message, fix)
+
+
+# ------------------------------------------------------------------------------------------------------- transform
+
+REDUCED = Path(__file__).parent / "reduced"
+
+
+class Held(Data):
+    """Examples that are at hand."""
+
+    array: Any
+
+    def read(self, node: Node, folder: Any, count: int) -> np.ndarray:
+        return self.array[:count]
+
+
+def drawn(name: str, model: str) -> Graph:
+    """A small model of the specifications with numbers that hide nothing."""
+    return probed(program.read(REDUCED / f"{name}.net", root=REDUCED.parents[1]).model(model).graph)
+
+
+NOISE = Calibration("noise", Noise())
+
+
+def rounded(graph: Graph, **options: Any) -> Outcome:
+    made = quantize(graph, NOISE, 8, **options)
+    verify(made.graph)
+    return made
+
+
+def kinds(graph: Graph) -> Counter[str]:
+    return Counter(node.op.name for node in graph.nodes.values())
+
+
+def example(graph: Graph) -> dict[str, np.ndarray]:
+    return {name: a[:1] for name, a in NOISE.inputs(graph, 1).items()}
+
+
+MODELS = [("resnet", "resnet18"), ("resnet", "resnet50"), ("mobilenet_v2", "mobilenet_v2")]
+
+
+@pytest.mark.parametrize(("name", "model"), MODELS)
+def test_every_layer_reads_integers(name: str, model: str) -> None:
+    graph = rounded(drawn(name, model)).graph
+    layers = [n for n in graph.nodes.values() if n.op.name in ("conv2d", "linear")]
+    assert layers
+    for node in layers:
+        assert all(isinstance(r, Value) and graph.nodes[r.node].op.name == "dequantize" for r in node.refs)
+    assert "batch_norm" not in kinds(graph)
+    assert {p.type.dtype for p in graph.parameters.values()} == {DType.I8, DType.I32, DType.F32}
+
+
+@pytest.mark.parametrize(("name", "model"), MODELS)
+def test_onnx_runtime_computes_it_in_integers(name: str, model: str, tmp_path: Path) -> None:
+    graph = rounded(drawn(name, model)).graph
+    feeds = example(graph)
+    graph = bound(graph, {"N": 1})
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    session = onnxruntime.InferenceSession(
+        interchange.model(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    found = np.asarray(session.run(None, feeds)[0])
+    (wanted,) = pytorch.run(graph, feeds).values()
+    assert np.abs(found - wanted).max() <= 0.06 * np.abs(wanted).max()  # a sum on the edge rounds either way
+    operators = Counter(n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert operators["QLinearConv"] == kinds(graph)["conv2d"]
+    assert "Conv" not in operators
+    assert operators["QLinearAdd"] == kinds(graph)["add"]
+
+
+def test_what_is_lost_is_small_and_said() -> None:
+    graph = drawn("resnet", "resnet18")
+    made = rounded(graph)
+    assert made.contract == Contract("alters")
+    assert "on 8 examples logits differs by" in made.notes[-1]
+    feeds = NOISE.inputs(graph, 8)
+    before, after = (next(iter(pytorch.run(g, feeds).values())) for g in (graph, made.graph))
+    gap = np.abs(after - before).max() / np.abs(before).max()
+    assert 0 < gap < 0.1
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+def test_scales_are_those_of_the_examples(method: str) -> None:
+    """Of normal numbers, mse and percentiles cut the tails off; an outlier moves the whole range of minmax alone."""
+    rng = np.random.default_rng(0)
+    graph = read(LINEAR).with_parameters(
+        [replace(read(LINEAR).parameters["w"], data=InMemory(np.eye(4, dtype="float32")))]
+    )
+    array = rng.standard_normal((4096, 4)).astype("float32")
+    array[0, 0] = 40.0
+    made = quantize(graph, Calibration("held", Held(array=array)), 4096, method=method, percentile=99.9).graph
+    scale = next(n.op.value for p, n in made.nodes.items() if p == "x.scale")
+    low, high = array.min(), array.max()
+    whole = (high - low) / 255
+    if method == "minmax":
+        np.testing.assert_allclose(scale, whole, rtol=1e-6)
+    elif method == "percentile":
+        assert 5.5 / 255 < scale < 8 / 255
+    else:
+        assert 0.25 * whole < scale < whole
+
+
+LINEAR = """\
+graph one {
+    input %x: f32[N, 4]
+
+    param @w: f32[4, 4] = fan_in_uniform
+
+    %y: f32[N, 4] = linear(%x, @w)
+
+    return %y
+}
+"""
+
+
+def test_a_bias_is_never_beyond_its_integers() -> None:
+    text = LINEAR.replace("    %y", "    param @b: f32[4] = zeros\n\n    %y").replace("@w)", "@w, bias = @b)")
+    graph = read(text)
+    numbers = {"w": np.diag([0, 1e-12, 1, 1]).astype("float32"), "b": np.array([5.0, 5.0, -3.0, 0.0], "float32")}
+    graph = graph.with_parameters([replace(graph.parameters[k], data=InMemory(v)) for k, v in numbers.items()])
+    made = rounded(graph).graph
+    x = np.zeros((1, 4), "float32")
+    (found,) = pytorch.run(bound(made, {"N": 1}), {"x": x}).values()
+    np.testing.assert_allclose(found[0], numbers["b"], rtol=1e-3)
+
+
+def test_a_signed_scale_for_the_whole_weight() -> None:
+    made = rounded(drawn("resnet", "resnet18"), activations="i8", per_channel=False).graph
+    assert {n.types[0].dtype for n in made.nodes.values() if n.op.name == "quantize"} == {DType.I8}
+    scales = value(made.parameters["conv1.scale"])
+    assert len(set(scales.tolist())) == 1
+
+
+def test_layers_can_be_kept() -> None:
+    made = rounded(drawn("resnet", "resnet18"), keep=["conv1", "fc"]).graph
+    assert made.parameters["fc.weight"].type.dtype is DType.F32
+    assert isinstance(made.nodes["fc"].inputs[1], ParameterRef)
+
+
+def test_sums_that_norms_read_stay_fractions() -> None:
+    made = rounded(drawn("vit", "deit_tiny")).graph
+    for node in made.nodes.values():
+        if node.op.name == "add":
+            assert not any(isinstance(r, Value) and made.nodes[r.node].op.name == "dequantize" for r in node.refs)
+
+
+def test_optimising_it_again_leaves_the_integers() -> None:
+    graph = rounded(drawn("mobilenet_v2", "mobilenet_v2")).graph
+    again = run(graph, level_steps(2)).final
+    assert kinds(again)["quantize"] == kinds(graph)["quantize"]
+    assert {k: p.type for k, p in again.parameters.items()} == {k: p.type for k, p in graph.parameters.items()}
+
+
+def test_too_large_a_difference_is_refused() -> None:
+    with pytest.raises(Refusal, match=r"differs by .* and 1e-06 is accepted") as caught:
+        rounded(drawn("resnet", "resnet18"), tolerance=1e-6)
+    assert caught.value.option == "tolerance"
+
+
+def test_a_model_without_layers_is_refused() -> None:
+    graph = read("graph none {\n    input %x: f32[N, 4]\n\n    %y: f32[N, 4] = relu(%x)\n\n    return %y\n}\n")
+    with pytest.raises(Refusal, match="no convolution or linear layer"):
+        rounded(graph)
+
+
+def test_it_stands_in_a_file_and_has_a_receipt() -> None:
+    text = (
+        "module Net() (x: [N, D]) { return x |> linear(8) as a |> relu |> linear(3) as b }\n"
+        "model net = Net() (x: f32[N, 4])\n"
+        "data calib = noise(samples = 512, seed = 3)\n"
+        "model small = net |> quantize(calib, method = minmax)\n"
+    )
+    model = program.read_source(Source("small.net", text)).model("small")
+    assert kinds(model.graph)["quantize"] == 2
+    (applied,) = model.applied
+    found = receipt(applied)
+    assert found.measured is not None
+    assert 0 < found.measured.relative < 0.1
+    assert {"a.weight", "b.weight"} <= set(found.changed)
