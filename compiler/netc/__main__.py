@@ -18,6 +18,7 @@ import typer
 
 from . import __version__
 from .backends.training.options import TrainingOptions, parse_options
+from .benching import app as benching
 from .command import (
     AllowOption,
     BindOption,
@@ -61,6 +62,7 @@ app = typer.Typer(
 app.add_typer(inspection)
 app.add_typer(planning)
 app.add_typer(surgery)
+app.add_typer(benching)
 
 
 def version(wanted: bool) -> None:

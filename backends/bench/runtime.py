@@ -1,0 +1,156 @@
+"""How each candidate opens a model and runs it on given arrays. All of it happens in a process of its own, which
+imports nothing but that candidate's runtime: inputs are handed over once, outputs stay where the runtime puts them."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is ready to run on arrays that it has already."""
+
+    run: Callable[[], Any]
+    results: Callable[[], list[Array]]
+    """What the last run gave."""
+    threads: int
+    """As the runtime itself says."""
+    version: str
+    context: Callable[[], Any] = nullcontext
+    """Around any number of runs."""
+
+    def seconds(self, count: int) -> list[float]:
+        """The time of each of so many runs, after one that does not count: others had the caches before."""
+        taken: list[float] = []
+        with self.context():
+            self.run()
+            for _ in range(count):
+                start = time.perf_counter()
+                self.run()
+                taken.append(time.perf_counter() - start)
+        return taken
+
+
+def netc(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
+    """An artifact. Its number of threads is `TVM_NUM_THREADS`."""
+    from ..relax.artifact import Artifact, kept, restored
+    from ..relax.runtime import load_tvm
+
+    artifact = Artifact.load(folder)
+    artifact.check(arrays)
+    tensors = [kept(a) for a in arrays]
+    last: list[Any] = []
+
+    def run() -> None:
+        last[:] = artifact.call(tensors)
+
+    def results() -> list[Array]:
+        return [restored(r, s.dtype) for r, s in zip(last, artifact.outputs.values(), strict=True)]
+
+    number = int(load_tvm().get_global_func("runtime.NumThreads")())
+    return Opened(run, results, number, artifact.manifest["netc"])
+
+
+def torch(folder: Path, arrays: Sequence[Array], threads: int, *, compiled: bool = False) -> Opened:
+    """Generated source with weights, as it is or through `torch.compile`. `TORCHINDUCTOR_CACHE_DIR` keeps what that
+    compiles."""
+    import torch
+    from safetensors.torch import load_file
+
+    torch.set_num_threads(threads)
+    (source,) = folder.glob("*.py")
+    spec = importlib.util.spec_from_file_location(source.stem, source)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # The class of the whole model is the last: those of its parts stand before it.
+    made = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == source.stem][-1]()
+    made.load_state_dict(load_file(source.with_suffix(".safetensors")), assign=True)
+    made.eval()
+    call: Any = made
+    if compiled:
+        from torch._inductor import config
+
+        config.freezing = True
+        call = torch.compile(made, dynamic=False)
+    given = [torch.from_numpy(a) for a in arrays]
+    last: list[Any] = []
+
+    def run() -> None:
+        found = call(*given)
+        last[:] = found if isinstance(found, tuple) else (found,)
+
+    def results() -> list[Array]:
+        return [r.numpy() for r in last]
+
+    context = torch.no_grad if compiled else torch.inference_mode
+    return Opened(run, results, torch.get_num_threads(), torch.__version__, context)
+
+
+def inductor(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
+    """Freezing makes weights constants, which needs `no_grad`."""
+    return torch(folder, arrays, threads, compiled=True)
+
+
+def onnxruntime(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
+    """An ONNX file with all of the session's own optimisations, inputs and outputs bound."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for slot, array in zip(session.get_inputs(), arrays, strict=True):
+        binding.bind_ortvalue_input(slot.name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    for slot in session.get_outputs():
+        binding.bind_output(slot.name)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+
+    number = session.get_session_options().intra_op_num_threads
+    return Opened(run, binding.copy_outputs_to_cpu, number, onnxruntime.__version__)
+
+
+def openvino(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
+    """An ONNX file, computed in float32: left alone, OpenVINO takes bf16 where the processor has it."""
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = openvino.Core().compile_model(folder / "model.onnx", "CPU", settings)
+    request = compiled.create_infer_request()
+    for i, array in enumerate(arrays):
+        request.set_input_tensor(i, openvino.Tensor(array, shared_memory=True))
+
+    def results() -> list[Array]:
+        return [request.get_output_tensor(i).data.copy() for i in range(len(compiled.outputs))]
+
+    version = openvino.__version__.partition("-")[0]
+    return Opened(request.infer, results, int(compiled.get_property("INFERENCE_NUM_THREADS")), version)
+
+
+RUNTIMES: dict[str, Callable[[Path, Sequence[Array], int], Opened]] = {
+    "netc": netc,
+    "torch": torch,
+    "inductor": inductor,
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+}
+"""By the names of the candidates."""

@@ -1,0 +1,183 @@
+"""`netc bench`: candidates compute the same, with equal threads, and what is told of them is what was measured.
+
+No test here looks at how long anything took.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from math import isclose, prod
+from pathlib import Path
+from statistics import median
+
+import netc
+import numpy as np
+import pytest
+from netc.__main__ import app
+from netc.backends.bench import NETC, PEERS, Board, Entry, Peak, Score, Subject, check, measure, peer
+from netc.backends.bench.board import Spread, start
+from netc.backends.bench.process import Process
+from netc.backends.bench.subject import feed
+from netc.compiler.diagnostic import NetcError
+from netc.compiler.graph import Graph
+from netc.compiler.passes.bind import bind
+from typer.testing import CliRunner
+
+TEXT = """
+model small = Small() (x: f32[N, 3, 12, 12], tokens: i64[N, T])
+module Small() (x, tokens) {
+    y = x |> conv2d(8, 3, padding = 1) |> relu |> mean(dim = [2, 3])
+    z = tokens |> embedding(20, 8) |> mean(dim = 1)
+    return y |> linear(5), softmax(y + z)
+}
+"""
+SIZES = {"N": 1, "T": 7}
+SLOW = {"inductor"}
+INSTALLED = [
+    pytest.param(
+        one,
+        marks=[
+            pytest.mark.skipif(find_spec(one.package) is None, reason=f"{one.package} is not installed"),
+            *([pytest.mark.slow] if one.name in SLOW else []),
+        ],
+        id=one.name,
+    )
+    for one in (NETC, *PEERS.values())
+]
+
+
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets it for the whole process."""
+    monkeypatch.setenv("TVM_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.net"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def graph(file: Path) -> Graph:
+    return bind(netc.load(file).model("small").graph, SIZES)
+
+
+@pytest.fixture
+def subject(graph: Graph, tmp_path: Path) -> Subject:
+    return Subject(graph, lambda: netc.Model("small", graph).optimised(2).graph, tmp_path / "work", threads=1)
+
+
+@pytest.mark.parametrize("one", INSTALLED)
+def test_a_candidate_computes_the_model(one: peer.Peer, subject: Subject) -> None:
+    started = start(subject, one)
+    with started.process as process:
+        assert len(process.seconds(3)) == 3
+        found, expected = process.results(), subject.exact()
+        assert len(found) == len(expected) == 2
+        for a, b in zip(found, expected, strict=True):
+            assert b.dtype == np.float64
+            np.testing.assert_allclose(a.reshape(b.shape), b, rtol=1e-5, atol=1e-6)
+        assert process.version[0].isdigit()
+        assert started.size > 0
+        assert process.memory() > 10 << 20
+        assert (started.compile is not None) == one.compiles
+
+
+def test_inputs_are_rows_of_their_tables(graph: Graph) -> None:
+    x, tokens = feed(graph)
+    assert (x.shape, x.dtype, tokens.shape, tokens.dtype) == ((1, 3, 12, 12), np.float32, (1, 7), np.int64)
+    many = np.concatenate([feed(graph, seed)[1] for seed in range(100)])
+    assert sorted(set(many.ravel().tolist())) == list(range(20))
+
+
+def test_a_process_that_fails_says_why(subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(NetcError) as caught:
+        Process("onnxruntime", tmp_path, subject.inputs, 1)
+    (problem,) = caught.value.diagnostics
+    assert problem.code == "cannot-run"
+    assert "model.onnx" in problem.message or "onnxruntime" in problem.message
+
+
+def test_a_peer_that_fails_is_left_out(subject: Subject) -> None:
+    broken = peer.Peer("broken", "numpy", "onnx", "netc")
+    score = measure(subject, [broken], turns=2, sizes=SIZES)
+    assert list(score.entries) == ["netc"]
+    assert "KeyError: 'broken'" in score.failures["broken"]
+
+
+def test_peers_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [p.name for p in check(["torch", "torch"])] == ["torch"]
+    find: Callable[[str], object] = find_spec
+    monkeypatch.setattr(peer, "find_spec", lambda name: None if name == "openvino" else find(name))
+    with pytest.raises(NetcError) as caught:
+        check(["openvin", "openvino"])
+    unknown, missing = caught.value.diagnostics
+    assert (unknown.code, unknown.fix) == ("unknown-peer", "openvino")
+    assert (missing.code, missing.fix) == ("not-installed", "pip install 'netc[bench]'")
+
+
+def entry(*seconds: float) -> Entry:
+    return Entry("1", seconds, 1e-7, None, 1.0, 1 << 20, 1 << 10)
+
+
+def test_the_board_says_what_was_measured() -> None:
+    one = Score("one", {"N": 1}, 500, {"netc": entry(1, 2, 4), "a": entry(2, 2, 2), "b": entry(1, 4, 16)})
+    two = Score("two", {}, 500, {"netc": entry(3, 3), "a": entry(1, 1)})
+    assert Spread.of([1.0, 2.0, 3.0, 4.0, 5.0]) == Spread(2, 3, 4)
+    assert Spread.of([1.0]) == Spread(1, 1, 1)
+    assert (one.ratio("a").median, one.ratio("b").median) == (1, 0.5)
+    assert (one.peers, one.best, two.best) == (["a", "b"], "a", "a")
+    board = Board(2, 3, Peak(2000, "a", "a product"), scores=[one, two])
+    assert one.share("netc", board.peak) == 0.25
+    means = board.means()
+    assert means.keys() == {"a", "best"}
+    assert isclose(means["a"], 3**0.5)
+    data = json.loads(json.dumps(board.data()))
+    assert data["models"][0]["candidates"]["b"]["ratio"] == [0.375, 0.5, 0.75]
+    assert list(board.samples())[1:4] == ["one,netc,0,1", "one,netc,1,2", "one,netc,2,4"]
+
+
+def test_the_command(file: Path, tmp_path: Path) -> None:
+    samples = tmp_path / "samples.csv"
+    command = ["bench", str(file), "--against", "torch", "--bind", "N=2,T=7", "--threads", "1", "--turns", "3"]
+    done = CliRunner().invoke(app, [*command, "--samples", str(samples), "--format", "json"])
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    (model,) = data["models"]
+    assert (data["threads"], data["turns"], model["sizes"]) == (1, 3, {"N": 2, "T": 7})
+    assert model["macs"] == netc.load(file).model("small").cost({"N": 2, "T": 7}).macs
+    assert list(model["candidates"]) == ["netc", "torch"]
+    rows = [line.split(",") for line in samples.read_text().splitlines()[1:]]
+    for name, told in model["candidates"].items():
+        own = [float(r[3]) for r in rows if r[:2] == ["small", name]]
+        assert len(own) == 3
+        assert isclose(told["median"], median(own), rel_tol=1e-2)
+        assert told["difference"] < 1e-5
+    rate = 2 * model["macs"] / model["candidates"]["netc"]["median"]
+    assert isclose(model["candidates"]["netc"]["share"], rate / data["peak"]["rate"])
+    assert isclose(prod(data["means"].values()), model["candidates"]["torch"]["ratio"][1] ** 2)
+
+
+def test_the_command_as_text(file: Path) -> None:
+    done = CliRunner().invoke(app, ["bench", str(file), "--against", "", "--threads", "1", "--turns", "2"])
+    assert done.exit_code == 0, done.output
+    assert "measured peak" in done.stdout
+    assert "small, N = 1, T = 128" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--threads", "100000"], 2, "cores"),
+        (["--bind", "Q=1"], 1, "no model has a dimension Q"),
+        (["--against", "tflite"], 1, "there is no peer tflite"),
+    ],
+)
+def test_wrong_options_are_explained(file: Path, options: list[str], code: int, said: str) -> None:
+    done = CliRunner().invoke(app, ["bench", str(file), *options])
+    assert done.exit_code == code, done.output
+    assert said in done.stderr
