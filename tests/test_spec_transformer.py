@@ -301,6 +301,19 @@ FULL_SIZE = {
         (1, 512),
         {"N": 1, "T": 512},
     ),
+    "bert.net:bert_mini": (
+        lambda: transformers.BertModel(
+            transformers.BertConfig(
+                hidden_size=256,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                intermediate_size=1024,
+                attn_implementation="eager",
+            )
+        ),
+        (1, 128),
+        {"N": 1, "T": 128},
+    ),
     "gpt2.net:gpt2": (
         lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(attn_implementation="eager")),
         (1, 1024),
