@@ -93,6 +93,9 @@ class Lowering:
     busy: set[str] = field(default_factory=set[str])
     """The groups that a kernel of `main` has been made for."""
 
+    chains: set[str] = field(default_factory=set[str])
+    """The groups whose convolutions become one loop (schedule/chain.py), which takes them as sums over their taps."""
+
     asked: list[Asked] = field(default_factory=list[Asked])
     """What kernels asked, in order."""
 
@@ -453,13 +456,15 @@ def buffer(shape: Sequence[Any], dtype: str, name: str) -> Any:
     return tirx.decl_buffer(shape, dtype, name, layout=None)
 
 
-def whole(name: str, body: Any, sources: Sequence[Any], results: Sequence[Any]) -> Any:
+def whole(
+    name: str, body: Any, sources: Sequence[Any], results: Sequence[Any], marks: Mapping[str, int] | None = None
+) -> Any:
     """Statements as a block that reads and writes buffers as a whole, for fusion to see what depends on it."""
 
     def regions(buffers: Sequence[Any]) -> list[Any]:
         return [tirx.BufferRegion(b, [tvm.ir.Range.from_min_extent(literal(0), e) for e in b.shape]) for b in buffers]
 
-    block = s_tir.SBlock([], regions(sources), regions(results), name, body, annotations={PROGRAM: 1})
+    block = s_tir.SBlock([], regions(sources), regions(results), name, body, annotations={PROGRAM: 1, **(marks or {})})
     return s_tir.SBlockRealize([], True, block)
 
 
@@ -561,6 +566,8 @@ class _Nodes:
             found = decided(self._work, group.nodes) if self._work is not None and len(group.nodes) > 1 else None
             if isinstance(found, Chain) and found.kind in chain_rules:
                 self._whole[group.name] = (found.kind, group)
+            elif isinstance(found, Chain):
+                low.chains.add(group.name)
         if self._work is not None:
             assert self._owner.keys() == self._work.nodes.keys(), "the groups are no partition of the working nodes"
 

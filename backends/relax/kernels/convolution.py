@@ -13,6 +13,7 @@ from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import Tensor, channels_last
 from ..untyped import te, tirx
+from . import quantized, winograd
 from .depthwise import depthwise
 from .numeric import cast, zero
 from .tiling import read, tiles, written
@@ -40,7 +41,9 @@ def convolve(
         return window(space, steps, stride, dilation), [step.var for step in steps]
 
     facts = _facts(x, type, taps, stride, padding, dilation, groups)
-    return _contract(low, "conv", x, weight, bias, type, padding, groups, taps, places, facts)
+    once = all(n == 1 for n in (*stride, *dilation, groups)) and low.owner not in low.chains
+    plans = winograd.plans(low, x, weight, type) if once else []
+    return _contract(low, "conv", x, weight, bias, type, padding, groups, taps, places, facts, plans)
 
 
 def transpose_convolve(
@@ -132,18 +135,27 @@ def _contract(
     taps: Sequence[int],
     places: Callable[..., tuple[Sequence[Any], Sequence[Any]]],
     facts: Mapping[str, Fact],
+    plans: Sequence[str] = (),
 ) -> Tensor:
-    """Sum over taps and channels; `places` gives where a place of the result and taps lie in input and kernel."""
+    """Sum over taps and channels; `places` gives where a place of the result and taps lie in input and kernel.
+
+    Unless another algorithm is chosen among `plans`.
+    """
     outputs, inputs = sizes(low, weight)[:2]
     order = channels_last(type.rank)
-    if not pads(padding):
-        x = low.reorder(x, order)
     per_group = outputs // groups
     candidates = tiles(type.shape[-1], per_group, low.machine)
     if groups > 1:
         dividing = next(w for w in (4 * low.machine.lanes >> i for i in range(8)) if per_group % w == 0)
         candidates = [(height, min(dividing, 2 * low.machine.lanes)) for height, _ in candidates]
-    height, width = read(low.choose(name, facts, {"tile": [written(tile) for tile in candidates]})["tile"])
+    space = {"tile": [written(tile) for tile in candidates]} | ({"algorithm": plans} if plans else {})
+    answer = low.choose(name, facts, space)
+    plan = winograd.read(answer["algorithm"]) if plans else None
+    if plan is not None:
+        return winograd.winograd(low, x, weight, bias, type, padding, plan)
+    if not pads(padding):
+        x = low.reorder(x, order)
+    height, width = read(answer["tile"])
 
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
         source = padding_stage(kernel, x, padding, zero(x.dtype))
@@ -184,17 +196,9 @@ def pack(low: Lowering, weight: Tensor, width: int) -> Tensor:
 @rules(op.Conv1d, op.Conv2d, op.Conv3d)
 def _convolution(low: Lowering, node: op.Convolution, inputs: Inputs, types: Types) -> Tensor:
     x, weight, bias = inputs
-    return convolve(
-        low,
-        x,
-        weight,
-        bias,
-        types[0],
-        stride=node.stride,
-        padding=node.padding,
-        dilation=node.dilation,
-        groups=node.groups,
-    )
+    around = {"stride": node.stride, "padding": node.padding, "dilation": node.dilation, "groups": node.groups}
+    made = quantized.convolution(low, x, weight, bias, types[0], **around)
+    return convolve(low, x, weight, bias, types[0], **around) if made is None else made
 
 
 @rules(op.ConvTranspose1d, op.ConvTranspose2d, op.ConvTranspose3d)

@@ -10,6 +10,7 @@ from ..half import STORED
 from ..index import literal, unflatten
 from ..kernel import Kernel, Pattern, View
 from ..lower import Lowering, buffer, whole
+from ..schedule.block import STORES
 from ..tensor import Order, Tensor, plain
 from ..untyped import build as T
 from ..untyped import builder as IRBuilder
@@ -34,12 +35,15 @@ def written(
     write: Callable[[Kernel, Sequence[View], Any], None],
     *,
     order: Order | None = None,
+    pattern: Pattern = Pattern.OPAQUE,
 ) -> Tensor:
     """Call a kernel of loops and stores, which reads its inputs where they are: `write(kernel, views, result)`.
 
-    `result` is a buffer stored in `order`, of the type that its dtype is kept in.
+    `result` is a buffer stored in `order`, of the type that its dtype is kept in. A `FUSABLE` one stores every element
+    of it once and reads none: element-wise followers are then computed at its stores (schedule/follow.py).
     """
     order = plain(type.rank) if order is None else order
+    marks = {STORES: 1} if pattern is Pattern.FUSABLE else None
 
     def body(kernel: Kernel, *views: View) -> Any:
         sources = [view.tensor for view in views if view.tensor is not None]
@@ -53,7 +57,7 @@ def written(
             with IRBuilder() as builder:
                 with T.seq_scope():  # lets several loops follow each other; its own mark means nothing and goes
                     write(kernel, read, results[0])
-                return whole(name, builder.get().body, buffers, results)
+                return whole(name, builder.get().body, buffers, results, marks)
 
         extents = [kernel.dim(type.shape[a]) for a in order] or [literal(1)]
         return te.extern(
@@ -66,7 +70,7 @@ def written(
             out_buffers=[buffer(extents, STORED[type.dtype], "out")],
         )
 
-    return low.kernel(name, inputs, [type], body, pattern=Pattern.OPAQUE, orders=[order], scheduled=True)[0]
+    return low.kernel(name, inputs, [type], body, pattern=pattern, orders=[order], scheduled=True)[0]
 
 
 def _reader(buffer: Any) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from ..machine import Machine
 from ..untyped import s_tir, tirx
 from .block import blocks, reduces
 from .chain import chain
+from .follow import follow
 from .generic import generic
 from .injective import injective
 from .inline import inline
@@ -72,6 +73,11 @@ def _schedule(name: str, function: Any, machine: Machine, report: Report) -> Any
     if made is not None:
         report.rules[name] = "chain"
         return made
+    joined, done = follow(function)
+    if done:
+        report.rules[name] = "follow"
+        return joined
+    function = joined
     for rule, apply in RULES.items():
         sch = s_tir.Schedule(function)
         try:

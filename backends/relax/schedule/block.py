@@ -12,6 +12,9 @@ REDUCTION = 2
 PROGRAM = "netc.program"
 """Marks a block of statements that are their own schedule."""
 
+STORES = "netc.stores"
+"""Marks such a block that stores each element of its result once and reads none of it."""
+
 
 def blocks(sch: Any) -> list[Any]:
     """The blocks of a function, in order."""
