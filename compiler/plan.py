@@ -47,6 +47,8 @@ WINDOWED = frozenset(
 """Operators whose weight says over how large a window they sum: patterns ask for its `kernel_size`."""
 
 LAYOUTS = ("auto",)
+TUNE = ("trials", "minutes")
+"""What limits tuning."""
 PLANNER = "best"
 """The planner where none is named."""
 RACED = ("pattern", "layers")
@@ -126,6 +128,16 @@ class AutoLine:
     span: Span
 
 
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """`tune trials = 512`: how much is tried before the model is compiled; None for no limit."""
+
+    trials: int | None
+    """Candidates in all, those of earlier runs among them."""
+    minutes: float | None
+    span: Span
+
+
 FuseLine = GroupLine | PatternLine | AutoLine
 
 
@@ -154,6 +166,7 @@ class Plan:
     layout: str | None = None
     dtype: DType | None = None
     fuse: tuple[FuseLine, ...] = ()
+    tune: Tuning | None = None
     requirements: tuple[Requirement, ...] = ()
     places: Mapping[str, Span] = field(default_factory=dict[str, Span])
     """Where each clause stands that may stand once."""
@@ -277,7 +290,8 @@ class _Reader:
             self._once("dtype", c.span)
             self._values["dtype"] = self._dtype(c.name)
         elif isinstance(c, t.Tune):
-            _refuse("`tune` is not accepted yet: kernels have the schedules that netc chooses", c.span)
+            self._once("tune", c.span)
+            self._values["tune"] = self._tune(c)
         elif isinstance(c, t.Limits):
             self._values["requirements"] += tuple(map(self._requirement, c.conditions))
         else:
@@ -292,6 +306,9 @@ class _Reader:
             if dtype is DType.I8:
                 message += ": there is no quantisation yet"
             _refuse(message, self._places["dtype"], notes, nearest(str(dtype), map(str, able)))
+        if "tune" in self._values and target is not None and not target.compiles:
+            message = f"tuning runs kernels, and nothing runs on {self._text.target.text}, a model of costs"
+            _refuse(message, self._places["tune"])
         lines = self._values["fuse"]
         for before, line in pairwise(lines):
             if isinstance(before, AutoLine):
@@ -327,6 +344,22 @@ class _Reader:
             notes = (f"dtypes of plans: {', '.join(words)}",)
             _refuse(f"a plan cannot compute in {name.text}", name.span, notes, nearest(name.text, words))
         return DType(name.text)
+
+    def _tune(self, c: t.Tune) -> Tuning:
+        found: dict[str, Any] = {}
+        for name, e in c.entries:
+            if name.text not in TUNE:
+                notes = (f"tuning stops after so many {' or '.join(TUNE)}",)
+                _refuse(f"tune takes no {name.text}", name.span, notes, nearest(name.text, TUNE))
+            if name.text in found:
+                _refuse(f"{name.text} is said twice", name.span)
+            value = self._known.constant(e)
+            whole = name.text == "trials"
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not 0 < value < 1e9:
+                what = "a whole number of at least 1" if whole else "a number above 0"
+                _refuse(f"{name.text} is {what}, not {e.span.text}", e.span)
+            found[name.text] = value
+        return Tuning(found.get("trials"), found.get("minutes"), c.span)
 
     def _requirement(self, e: t.Expr) -> Requirement:
         if not isinstance(e, t.Binary) or not isinstance(e.left, t.Name) or e.op != "<=":

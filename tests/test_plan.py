@@ -179,7 +179,11 @@ WRONG = {
     "a layout": ("layout channels_last", "channels_last", "no layout channels_last", "layout auto"),
     "a dtype": ("dtype bf61", "bf61", "cannot compute in bf61", "bf16"),
     "another dtype": ("dtype i64", "i64", "cannot compute in i64", None),
-    "tune": ("tune trials = 512", "tune trials = 512", "not accepted yet", None),
+    "tune what": ("tune trails = 512", "trails", "tune takes no trails", "trials"),
+    "tune twice": ("tune trials = 512, trials = 1", "trials", "said twice", None),
+    "tune how often": ("tune trials = 0", "0", "trials is a whole number of at least 1", None),
+    "tune how long": ('tune minutes = "10"', '"10"', "minutes is a number above 0", None),
+    "tune on a model of costs": ("tune trials = 512", "tune trials = 512", "nothing runs on npu", None),
     "an empty group": ("fuse group a = []", "fuse group a = []", "is empty", "fuse group a"),
     "two groups": ("fuse group a = [conv1]\nfuse group a = [fc]", "fuse group a = [fc]", "two groups", None),
     "after auto": ("fuse auto\nfuse group a = [fc]", "fuse group a = [fc]", "nothing is left", "last"),
@@ -235,8 +239,17 @@ def test_wrong_heads(text: str, place: str, message: str, advice: str | None) ->
     assert advice is None or advice in str(found.fix)
 
 
+def test_a_plan_says_how_long_to_tune() -> None:
+    tune = planned("tune trials = 2**9, minutes = 2.5", "here").tune
+    assert tune is not None
+    assert (tune.trials, tune.minutes) == (512, 2.5)
+    assert planned("batch 1", "here").tune is None
+    (found,) = problems("plan p for net on here {\ntune trials = 1\ntune minutes = 1\n}\n")
+    assert "tune is said twice" in found.message
+
+
 def test_everything_wrong_is_told_at_once_by_check() -> None:
-    text = "plan p for nett on npo {\n    batch 0\n    tune trials = 1\n}\n"
+    text = "plan p for nett on npo {\n    batch 0\n    tune trials = 0\n}\n"
     assert len(program(text).check()) == 4
 
 

@@ -7,7 +7,10 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from netc.__main__ import app
 from netc.backends.relax.build import compile, prepare
 from netc.backends.relax.choice import Analytic, Asked, Fixed, Question, ask
 from netc.backends.relax.lower import lower
@@ -39,6 +43,7 @@ from netc.compiler.diagnostic import Diagnostic, NetcError
 from netc.compiler.program import read_source
 from netc.compiler.source import Source
 from netc.compiler.target import LLVM
+from typer.testing import CliRunner
 
 HERE = Processor("x86_64", "znver4", 16, 32, 1 << 20, 2, ("avx", "avx2", "avx512f", "fma"))
 TILES = ("6 32", "12 32", "4 64")
@@ -355,9 +360,9 @@ def test_limits_hold_and_every_task_has_its_floor(tmp_path: Path, pretend: Prete
         assert sum(s.tried for s in states) == 7
         assert min(s.tried for s in states) >= 2
         assert all(s.record for s in states)
-        assert tune([source()], MACHINE, opened, Limits(minutes=0), build=pretend)[0].tried >= 2
-        more = tune([source()], MACHINE, opened, Limits(trials=3), build=pretend)
-        assert sum(s.tried for s in more) == 10
+        for limits, wanted in ((Limits(minutes=0), 7), (Limits(trials=5), 7), (Limits(trials=9), 9)):
+            more = tune([source()], MACHINE, opened, limits, build=pretend)
+            assert sum(s.tried for s in more) == wanted
 
 
 def crash(answer: str) -> None:
@@ -545,3 +550,102 @@ def test_nothing_is_left_running(tmp_path: Path, pretend: Pretend) -> None:
             return
         time.sleep(0.02)
     pytest.fail(f"{pids} still run")
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+FILE = """\
+module M() (x: [N, 8]) { return x |> linear(20) |> relu |> linear(4) }
+model m = M() (x: f32[N, 8])
+target here = llvm(threads = 1)
+target board = llvm(threads = 1, triple = "riscv64-linux-gnu", cpu = "generic-rv64")
+plan p for m on here {
+    batch 5
+    fuse pattern linear |> relu?
+    tune trials = 4
+}
+plan far for m on board {
+    batch 5
+    tune trials = 4
+}
+"""
+
+
+@pytest.fixture
+def netc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.net").write_text(FILE)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        found = CliRunner().invoke(app, arguments)
+        assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
+        return found.exit_code, found.output
+
+    return run
+
+
+def test_tuning_exporting_importing_compiling(netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    model = ("m.net:m", "--target", "here", "--bind", "N=5")
+    code, said = netc("tune", *model, "--trials", "4", "--records", "a.sqlite", "--export", "a.jsonl")
+    assert code == 0, said
+    assert "2 tasks, 4 trials" in said
+    assert "2 records in a.jsonl" in said
+    assert netc("tune", "--import", "a.jsonl", "--records", "b.sqlite") == (0, "2 of 2 records are new in b.sqlite\n")
+    assert netc("tune", "--export", "b.jsonl", "--records", "b.sqlite") == (0, "2 records in b.jsonl\n")
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    origins: dict[str, set[str]] = {}
+    for name, records in {"with": "b.sqlite", "without": "none", "fresh": "nowhere.sqlite"}.items():
+        code, said = netc("compile", *model, "-o", name, "--records", records)
+        assert code == 0, said
+        origins[name] = {a["from"] for a in json.loads((tmp_path / name / "manifest.json").read_text())["answers"]}
+    assert origins["with"] == {"records"}
+    assert origins["without"] == {"analytic"}
+    assert not (tmp_path / "nowhere.sqlite").exists()
+
+
+def test_a_plan_is_tuned_before_it_is_compiled(netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, said = netc("compile", "m.net:p", "-o", "made", "--records", "r.sqlite")
+    assert code == 0, said
+    assert "2 tasks, 4 trials" in said
+    manifest = json.loads((tmp_path / "made" / "manifest.json").read_text())
+    assert {a["from"] for a in manifest["answers"]} == {"records"}
+    assert [len(g["nodes"]) for g in manifest["groups"]] == [2, 1]
+    code, said = netc("compile", "m.net:p", "-o", "made", "--records", "r.sqlite", "--tune", "--trials", "5")
+    assert "2 tasks, 5 trials" in said
+
+
+def test_what_cannot_be_tuned_is_told(netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    (tmp_path / "diary").write_text("dear diary")
+    wrong = {
+        ("tune",): (2, "say what to tune"),
+        ("tune", "m.net:m", "--target", "here", "--records", "none"): (2, "needs a file"),
+        ("tune", "m.net:m", "--target", "here", "--records", "r"): (1, "leaves N open"),
+        ("tune", "m.net:m", "--target", "here", "--bind", "N=1", "--records", "diary"): (1, "cannot be used"),
+        ("tune", "m.net:p", "m.net:far", "--records", "r"): (2, "different targets"),
+        ("tune", "m.net:p", "--bind", "N=1", "--records", "r"): (2, "says what --bind would"),
+        ("tune", "m.net:far", "--records", "r"): (1, "does not run here"),
+        ("compile", "m.net:far", "-o", "far", "--records", "r"): (1, "does not run here"),
+        ("compile", "m.net:p", "-o", "p", "--records", "none"): (2, "needs a file"),
+        ("compile", "m.net:m", "-o", "p", "--trials", "3"): (2, "limit --tune"),
+        ("compile", "m.net:m", "--target", "here", "-o", "p", "--records", "diary"): (1, "cannot be used"),
+        ("tune", "--import", "diary", "--records", "r"): (1, "diary:1 is no record"),
+        ("tune", "--import", "nowhere", "--records", "r"): (1, "cannot be read"),
+    }
+    for arguments, (code, message) in wrong.items():
+        assert netc(*arguments)[0] == code, arguments
+        assert message in netc(*arguments)[1], arguments
+
+
+def test_stopped_from_the_keyboard_it_keeps_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "m.net").write_text(FILE)
+    command = [sys.executable, "-m", "netc", "tune", "m.net:m", "--target", "here", "--bind", "N=64"]
+    command += ["--records", "r.sqlite", "--minutes", "5"]
+    tuner = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not measured(tmp_path / "r.sqlite") and tuner.poll() is None:
+        time.sleep(0.05)
+    tuner.send_signal(signal.SIGINT)
+    _, said = tuner.communicate()
+    assert tuner.returncode == 130, said
+    assert "goes on from there" in said
+    assert "Traceback" not in said
+    assert measured(tmp_path / "r.sqlite")

@@ -44,6 +44,18 @@ from .inspection import app as inspection
 from .planning import app as planning
 from .planning import check_plan, compile_plan
 from .surgery import app as surgery
+from .tuning import (
+    MinutesOption,
+    RecordsOption,
+    TrialsOption,
+    answers,
+    choosing,
+    limits,
+    model_source,
+    records_path,
+    tuned,
+)
+from .tuning import app as tuning
 
 if TYPE_CHECKING:
     from .compiler.cost import Report
@@ -62,6 +74,7 @@ app = typer.Typer(
 app.add_typer(inspection)
 app.add_typer(planning)
 app.add_typer(surgery)
+app.add_typer(tuning)
 app.add_typer(benching)
 
 
@@ -305,6 +318,10 @@ def compile_model(
     passes: PassesOption = None,
     verify: VerifyOption = False,
     allow: AllowOption = None,
+    records: RecordsOption = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Tune first; see `netc tune`.")] = False,
+    trials: TrialsOption = None,
+    minutes: MinutesOption = None,
 ) -> None:
     """Compile a model through TVM into a folder that runs without PyTorch and without the spec.
 
@@ -315,12 +332,17 @@ def compile_model(
 
     with reporting(Format.text):
         program, name = opened(model, (), allow)
+        path = records_path(records)
+        if not tune and (trials is not None or minutes is not None):
+            raise usage("--trials and --minutes limit --tune")
         if name in program.plans:
             given = {"--target": target, "--bind": bind, "-O": level, "-p": passes}
             said = [option for option, value in given.items() if value not in (None, [])]
             if said:
                 raise usage(f"the plan {name} says what {', '.join(said)} would: change it there")
-            return compile_plan(program, program.plan(name), output, seed=seed, compare=compare, verify=verify)
+            plan = program.plan(name)
+            choices = choosing(plan, path, limits(trials, minutes) if tune else None)
+            return compile_plan(program, plan, output, seed=seed, compare=compare, verify=verify, choices=choices)
         program, made = chosen(model, (), allow)
         level = 2 if level is None else level
         sizes = bindings(bind)
@@ -329,7 +351,10 @@ def compile_model(
         reference = backend("pytorch").Reference(bound(made.graph, sizes), seed) if compare else None
         trace = traced(program, made, level, passes, seed=seed)
         stages = traced(program, made, level, passes, verify, seed).stages if verify else trace.stages
+        if tune:
+            tuned([model_source(trace.final, sizes)], described, path, limits(trials, minutes))
         options = {"bind": sizes, "seed": seed, "reference": reference, "spec_hash": made.spec_hash}
+        options["choices"] = answers(described, path)
         artifact = tvm.compile(trace.final, described, output, passes=[s.data() for s in stages], **options)
         manifest = json.loads((output / "manifest.json").read_text())
         size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,8 @@ from .compiler.diagnostic import Diagnostic, Label, NetcError
 from .compiler.quantity import sized
 
 if TYPE_CHECKING:
+    from .backends.relax.choice import Choices
+    from .backends.relax.tuning.task import Source
     from .compiler.fusion.decide import Decision
     from .compiler.fusion.summary import Measured, Summary
     from .compiler.graph import Graph
@@ -199,12 +201,46 @@ def _totals(summary: Summary) -> Iterator[str]:
         yield f"the planner: {', '.join(summary.notes)}"
 
 
-def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compare: bool, verify: bool) -> None:
+def plan_source(program: Program, plan: Plan) -> Source:
+    """What to tune for a plan: its graph, and its groups.
+
+    Raises:
+        NetcError: where there are none.
+    """
+    from .backends.relax.tuning.task import Source
+    from .compiler.fusion.decide import decide
+    from .compiler.fusion.prepare import prepared
+
+    _compilable(plan)
+    graph = prepared(plan, through(program.model(plan.model, plan.span), plan.passes()).final)
+    return Source(graph, decide(plan, graph).groups if plan.fuse else None)
+
+
+def _compilable(plan: Plan) -> None:
+    if not plan.target.compiles:
+        message = f"{plan.target_name} is an {plan.target.kind}, a model of costs: nothing can be compiled for it"
+        fix = f"netc plan {plan.span.source.name}:{plan.name}"
+        raise NetcError([Diagnostic("unsupported-target", message, (Label(plan.span),), fix=fix)])
+
+
+def compile_plan(
+    program: Program,
+    plan: Plan,
+    output: Path,
+    *,
+    seed: int,
+    compare: bool,
+    verify: bool,
+    choices: Callable[[Source], Choices | None] | None = None,
+) -> None:
     """Compile a model as a plan says, and check what the plan requires of the artifact.
+
+    `choices` says who answers what its kernels leave open; analytic defaults do without it.
 
     Raises:
         NetcError: where it cannot be compiled, and with every limit that does not hold.
     """
+    from .backends.relax.tuning.task import Source
     from .compiler.backend import backend
     from .compiler.fusion.decide import decide
     from .compiler.fusion.prepare import prepared
@@ -212,10 +248,7 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     from .compiler.fusion.summarise import summarise
     from .compiler.passes.bind import bind
 
-    if not plan.target.compiles:
-        message = f"{plan.target_name} is an {plan.target.kind}, a model of costs: nothing can be compiled for it"
-        fix = f"netc plan {plan.span.source.name}:{plan.name}"
-        raise NetcError([Diagnostic("unsupported-target", message, (Label(plan.span),), fix=fix)])
+    _compilable(plan)
     made = program.model(plan.model, plan.span)
     tvm, sizes = backend("tvm"), plan.sizes(made.graph)
     required = {r.name for r in plan.requirements}
@@ -229,11 +262,13 @@ def compile_plan(program: Program, plan: Plan, output: Path, *, seed: int, compa
     facts = known(summary, decision.graph)
     if never := list(unknowable(plan, summary, facts)):
         raise NetcError(never)
+    groups = decision.groups if plan.fuse else None
+    chosen = None if choices is None else choices(Source(decision.graph, groups))
     tolerance = max(TOLERANCE, *(s.step.run.contract.tolerance or 0 for s in trace.stages))
     artifact = tvm.compile(
         final, plan.target, output, bind=sizes, seed=seed, reference=reference, tolerance=tolerance,
         spec_hash=made.spec_hash, passes=[s.data() for s in trace.stages],
-        groups=decision.groups if plan.fuse else None,
+        groups=groups, choices=chosen,
     )  # fmt: skip
     manifest = json.loads((output / "manifest.json").read_text())
     print(f"{plan.name}: {plan.model} for {plan.target}: {len(manifest['kernels'])} kernels in {output}")

@@ -43,7 +43,8 @@ Build = Callable[[Task, Machine, Choices], Program]
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop: after so many trials, or minutes, whichever comes first; None for no limit."""
+    """When to stop: after so many trials of all tasks, those of earlier runs among them, or so many minutes of this
+    run, whichever comes first; None for no limit."""
 
     trials: int | None = None
     minutes: float | None = None
@@ -244,7 +245,7 @@ class _Tuner:
 
     @property
     def _left_trials(self) -> float:
-        return inf if self._limits.trials is None else self._limits.trials - self._made
+        return inf if self._limits.trials is None else self._limits.trials - sum(s.tried for s in self._states.values())
 
     @property
     def _left_seconds(self) -> float:
