@@ -860,7 +860,7 @@ def test_what_is_no_artifact(tmp_path: Path, artifact: Artifact):
         Artifact.load(tmp_path)
     manifest = dict(artifact.manifest)
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(NetcError, match="artifacts have format 99, not 3"):
+    with pytest.raises(NetcError, match="artifacts have format 99, not 4"):
         Artifact.load(tmp_path)
     foreign = {**manifest["processor"], "triple": "sparcv9-sun-solaris"}
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "processor": foreign}))

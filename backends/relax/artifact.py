@@ -6,6 +6,10 @@
 
 The constants lie beside the library, not in it: a linker that copies hundreds of megabytes through an object file is
 slow and needs many times their memory, and a safetensors file can be mapped, compared and inspected.
+
+Inputs may be anything that speaks DLPack: arrays of numpy, tensors of PyTorch. Kernels read them in place where they
+are contiguous and begin at a multiple of 64 bytes, and a copy else. Outputs are arrays in the memory that kernels wrote
+them to: the runtime's own, or what the caller gives to `run_into`.
 """
 
 from __future__ import annotations
@@ -17,28 +21,37 @@ import os
 import platform
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.types import DType
-from .runtime import lacking, load_tvm
+from .constants import mapped
+from .exchange import ALIGNMENT as ALIGNMENT
+from .exchange import Array as Array
+from .exchange import aligned, in_place, tensor, viewed
+from .exchange import kept as kept
+from .exchange import restored as restored
+from .runtime import lacking, load_runtime, load_tvm
+from .threads import called
 
-FORMAT = 3
+FORMAT = 4
 """The version of the manifest's layout."""
 
 MANIFEST = "manifest.json"
 LIBRARY = "model.so"
 CONSTANTS = "constants.safetensors"
 
-Array = np.ndarray[Any, Any]
+VARIETY = 8
+"""Of so many combinations of sizes the runtime keeps the memory of intermediate results; then it starts anew."""
+
 Size = int | str
 """A dimension in a manifest: a number, or an expression over symbols."""
 
@@ -74,17 +87,33 @@ class Latency:
 
 
 class Artifact:
-    """A compiled model. Made by `Artifact.load` or `compile`; called with numpy arrays by name or in order."""
+    """A compiled model. Made by `Artifact.load` or `compile`; called with arrays by name or in order.
+
+    Any number of threads may call it at a time; each then has a program and `threads` threads of its own.
+    """
 
     def __init__(
-        self, folder: Path, manifest: Mapping[str, Any], call: Callable[..., Any], constants: Sequence[Any]
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        library: Any,
+        constants: Mapping[str, Array],
+        threads: int,
+        pin: bool,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.inputs: dict[str, Signature] = {i["name"]: Signature.read(i) for i in manifest["inputs"]}
         self.outputs: dict[str, Signature] = {o["name"]: Signature.read(o) for o in manifest["outputs"]}
-        self._call = call
-        self._constants = list(constants)
+        self.threads = threads
+        """With how many threads kernels run, the calling one counted."""
+        self.pin = pin
+        """Whether each of these has a processor of its own."""
+        self._library = library
+        self._constants = [kept(constants[name]) for name in manifest["constants"]]
+        bounds = [_range(constants[name]) for name in manifest["constants"]]
+        self._range = min((a for a, _ in bounds), default=0), max((b for _, b in bounds), default=0)
+        self._local = threading.local()
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -92,38 +121,23 @@ class Artifact:
         return list(self.manifest["groups"])
 
     @classmethod
-    def load(cls, folder: str | Path) -> Artifact:
+    def load(cls, folder: str | Path, *, threads: int | None = None, pin: bool | None = None) -> Artifact:
         """Open an artifact folder.
 
-        The number of threads is the manifest's, unless `TVM_NUM_THREADS` is set or TVM has run something already in
-        this process: it starts its threads once.
+        The number of threads is `threads`, else `TVM_NUM_THREADS`, else what the model was compiled for; so is
+        whether each is tied to a processor of its own.
 
         Raises:
             NetcError: where the folder holds no artifact (`not-an-artifact`), one of another version of netc
                 (`artifact-version`), or one for another machine (`foreign-artifact`).
         """
         folder = Path(folder)
-        manifest = read_manifest(folder)
-        if "library" not in manifest["files"]:
-            raise NetcError([_foreign(folder, manifest, f"it holds objects for {manifest['processor']['triple']}")])
-        architecture = str(manifest["processor"]["triple"]).partition("-")[0]
-        if architecture != platform.machine():
-            raise NetcError([_foreign(folder, manifest, f"this machine is {platform.machine()}")])
-        missing = lacking(manifest["processor"]["features"])
-        if missing:
-            raise NetcError([_foreign(folder, manifest, f"this processor lacks {', '.join(missing)}")])
-        os.environ.setdefault("TVM_NUM_THREADS", str(manifest["processor"]["threads"]))
-        tvm = load_tvm()
-        try:
-            library = _load_library(folder / manifest["files"]["library"])
-        except (RuntimeError, OSError) as error:
-            message = f"the library of {folder} cannot be loaded: {str(error).splitlines()[-1]}"
-            raise NetcError([Diagnostic("foreign-artifact", message)]) from error
-        stored = safetensors.numpy.load_file(folder / manifest["files"]["constants"])
-        constants = [tvm.runtime.tensor(stored[name]) for name in manifest["constants"]]
-        return cls(folder, manifest, tvm.runtime.vm.VirtualMachine(library, tvm.cpu())["main"], constants)
+        manifest, library, constants = _read(folder)
+        threads = threads or int(os.environ.get("TVM_NUM_THREADS", 0)) or int(manifest["processor"]["threads"])
+        pin = bool(manifest["target"].get("pin")) if pin is None else pin
+        return cls(folder, manifest, library, constants, threads, pin)
 
-    def __call__(self, *arrays: Array, **named: Array) -> dict[str, Array]:
+    def __call__(self, *arrays: Any, **named: Any) -> dict[str, Array]:
         """Run on one array for each input, given in order or by name; the outputs by name.
 
         Raises:
@@ -148,35 +162,99 @@ class Artifact:
             raise NetcError(problems)
         return dict(zip(self.outputs, self.run([given[name] for name in self.inputs]), strict=True))
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
+    def run(self, arrays: Sequence[Any]) -> list[Array]:
         """Run on one array for each input, in order; the outputs in order.
 
         Raises:
             NetcError: where an array is not of its input's type.
         """
-        sizes = self.check(arrays)
-        results = self._call(*self._tensors(arrays), *self._constants)
-        return [
-            restored(r, s.dtype).reshape(self._shape(s, sizes))
-            for r, s in zip(results, self.outputs.values(), strict=True)
-        ]
+        given = self._viewed(arrays)
+        sizes = self.check(given)
+        placed = self._own(sizes).placed(self.inputs, given)
+        results = self.call([tensor(a) for a in placed])
+        taken = [self._range, *map(_range, placed)]
+        found: list[Array] = []
+        for result, signature in zip(results, self.outputs.values(), strict=True):
+            array = restored(result, signature.dtype).reshape(self._shape(signature, sizes))
+            # Of an output that is an input, a constant, or another output, the caller gets a copy.
+            found.append(array.copy() if any(_overlap(_range(array), r) for r in taken) else array)
+            taken.append(_range(array))
+        return found
 
-    def call(self, tensors: Sequence[Any]) -> list[Any]:
-        """Run on what `kept` made of arrays that `check` has seen, without copies; what `restored` takes comes out."""
-        return list(self._call(*tensors, *self._constants))
+    def run_into(self, arrays: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Run on one array for each input, and write into one array for each output, in order.
 
-    def latency(self, arrays: Sequence[Array], repeat: int = 20, warmup: int = 3) -> Latency:
+        What begins at a multiple of 64 bytes and is contiguous, as what `array` makes, kernels read and write in place;
+        then nothing is allocated, but by the first runs.
+
+        Raises:
+            NetcError: where an array is not of its type, may not be written to, or shares memory with another.
+        """
+        given = self._viewed(arrays)
+        sizes = self.check(given)
+        taken = self._viewed(outputs)
+        self._check_outputs(given, taken, sizes)
+        own = self._own(sizes)
+        tensors = [tensor(a) for a in own.placed(self.inputs, given)]
+        targets = [a if in_place(a) else own.room(f"to {n}", a) for n, a in zip(self.outputs, taken, strict=True)]
+        made = [tensor(a) for a in targets]
+        results = called(self.threads, self.pin, lambda: own.into(*tensors, *self._constants, *made))
+        for result, wanted, at, array, signature in zip(
+            results, made, targets, taken, self.outputs.values(), strict=True
+        ):
+            if result.data_ptr() != wanted.data_ptr():
+                at = restored(result, signature.dtype).reshape(array.shape)
+            if at is not array:
+                np.copyto(array, at)
+
+    def call(self, tensors: Sequence[Any]) -> Any:
+        """Run on TVM's tensors, as `kept` makes them; the outputs as TVM's tensors, which `restored` makes arrays of.
+        Nothing is checked."""
+        main = self._own().main
+        return called(self.threads, self.pin, lambda: main(*tensors, *self._constants))
+
+    def array(self, name: str, **sizes: int) -> Array:
+        """An array of any contents for an input or output, the symbols of its shape being `sizes`, which kernels read
+        or write in place.
+
+        Raises:
+            KeyError: for what is neither input nor output, or where a symbol is not given.
+        """
+        signature = self.inputs[name] if name in self.inputs else self.outputs[name]
+        return aligned(self._shape(signature, sizes), signature.dtype.as_numpy)
+
+    def latency(self, arrays: Sequence[Any], repeat: int = 20, warmup: int = 3) -> Latency:
         """Time runs on these inputs, after `warmup` runs that do not count."""
-        self.check(arrays)
-        tensors = self._tensors(arrays)
+        given = self._viewed(arrays)
+        self.check(given)
+        tensors = [kept(a) for a in given]
         for _ in range(warmup):
-            self._call(*tensors, *self._constants)
+            self.call(tensors)
         seconds: list[float] = []
         for _ in range(repeat):
             start = time.perf_counter()
-            self._call(*tensors, *self._constants)
+            self.call(tensors)
             seconds.append(time.perf_counter() - start)
         return Latency(tuple(seconds))
+
+    def _own(self, sizes: Mapping[str, int] | None = None) -> _Program:
+        """The program of the calling thread, ready for these sizes."""
+        own: _Program | None = getattr(self._local, "program", None)
+        if own is None:
+            own = self._local.program = _Program(self._library)
+        if sizes:
+            own.expect(tuple(sizes.values()))
+        return own
+
+    def _viewed(self, arrays: Sequence[Any]) -> list[Array]:
+        found: list[Array] = []
+        for array in arrays:
+            try:
+                found.append(viewed(array))
+            except (BufferError, TypeError, ValueError, RuntimeError) as error:
+                message = f"a {type(array).__name__} cannot be shared with the model: {str(error).splitlines()[0]}"
+                raise NetcError([Diagnostic("not-an-array", message)]) from error
+        return found
 
     def check(self, arrays: Sequence[Array]) -> dict[str, int]:
         """The values of the symbols for these inputs.
@@ -207,6 +285,27 @@ class Artifact:
             raise NetcError(problems)
         return sizes
 
+    def _check_outputs(self, inputs: Sequence[Array], outputs: Sequence[Array], sizes: Mapping[str, int]) -> None:
+        if len(outputs) != len(self.outputs):
+            message = f"the model gives {len(self.outputs)} outputs, not {len(outputs)}"
+            raise NetcError([Diagnostic("output-count", message)])
+        problems: list[Diagnostic] = []
+        ranges = [_range(a) for a in inputs]
+        for (name, signature), array in zip(self.outputs.items(), outputs, strict=True):
+            shape = self._shape(signature, sizes)
+            if array.dtype != signature.dtype.as_numpy or array.shape != shape:
+                wanted = Signature(signature.dtype, shape)
+                message = f"the output {name} is {wanted}, but the array is {array.dtype} of shape {list(array.shape)}"
+                problems.append(Diagnostic("output-type", message))
+            elif not array.flags.writeable:
+                problems.append(Diagnostic("output-memory", f"the array for {name} may not be written to"))
+            elif any(_overlap(_range(array), r) for r in ranges):
+                message = f"the array for {name} shares memory with an input or another output"
+                problems.append(Diagnostic("output-memory", message))
+            ranges.append(_range(array))
+        if problems:
+            raise NetcError(problems)
+
     def _mismatches(self, arrays: Sequence[Array], sizes: Mapping[str, int]) -> list[Diagnostic]:
         problems: list[Diagnostic] = []
         bound = ", ".join(f"{k} = {v}" for k, v in sizes.items())
@@ -225,19 +324,85 @@ class Artifact:
     def _shape(self, signature: Signature, sizes: Mapping[str, int]) -> tuple[int, ...]:
         return tuple(evaluate(d, sizes) for d in signature.shape)
 
-    def _tensors(self, arrays: Sequence[Array]) -> list[Any]:
-        return [kept(a) for a in arrays]
+
+class _Program:
+    """The virtual machine of one thread: two threads cannot use one at a time."""
+
+    def __init__(self, library: Any) -> None:
+        machine = library["vm_load_executable"]()
+        processor, pooled = 1, 2
+        machine["vm_initialization"](processor, 0, pooled)
+        self.main = machine["main"]
+        self.into = machine["main_into"]
+        self._rooms: dict[str, Array] = {}
+        self._sizes: set[tuple[int, ...]] = set()
+
+    def placed(self, names: Iterable[str], arrays: Iterable[Array]) -> list[Array]:
+        """Inputs where kernels can read them: in place, or copied to where the last one of their shape was."""
+        found: list[Array] = []
+        for name, array in zip(names, arrays, strict=True):
+            if in_place(array):
+                found.append(array)
+            else:
+                found.append(self.room(name, array))
+                np.copyto(found[-1], array)
+        return found
+
+    def room(self, name: str, array: Array) -> Array:
+        """An aligned array like this one, kept for the next run."""
+        room = self._rooms.get(name)
+        if room is None or room.shape != array.shape or room.dtype != array.dtype:
+            room = self._rooms[name] = aligned(array.shape, array.dtype)
+        return room
+
+    def expect(self, sizes: tuple[int, ...]) -> None:
+        """The runtime keeps memory by its size in bytes, and would keep that of all sizes that ever were."""
+        if sizes in self._sizes:
+            return
+        if len(self._sizes) == VARIETY:
+            load_runtime().get_global_func("vm.builtin.memory_manager.clear")()
+            self._sizes.clear()
+        self._sizes.add(sizes)
 
 
-def kept(array: Array) -> Any:
-    """An array as kernels take it: bf16 as its bits, rank 0 as one element."""
-    bits = array.view(np.uint16) if array.dtype == DType.BF16.as_numpy else array
-    return load_tvm().runtime.tensor(np.ascontiguousarray(bits).reshape(array.shape or (1,)))
+def _range(array: Array) -> tuple[int, int]:
+    """Where an array begins and ends in memory."""
+    return np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
 
 
-def restored(tensor: Any, dtype: DType) -> Array:
-    """What a kernel gave, as an array of its dtype."""
-    return tensor.numpy().view(dtype.as_numpy)
+def _overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return a[0] < b[1] and b[0] < a[1]
+
+
+def opened(folder: Path) -> tuple[Any, dict[str, Any], list[Any]]:
+    """An artifact as TVM sees it, for measurements: its virtual machine, manifest, and constants in order.
+
+    Raises:
+        NetcError: as `Artifact.load`.
+    """
+    manifest, library, constants = _read(folder)
+    tvm = load_tvm()
+    machine = tvm.runtime.vm.VirtualMachine(library, tvm.cpu())
+    return machine, manifest, [kept(constants[name]) for name in manifest["constants"]]
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], Any, dict[str, Array]]:
+    """Manifest, library and constants of an artifact that runs on this machine."""
+    manifest = read_manifest(folder)
+    if "library" not in manifest["files"]:
+        raise NetcError([_foreign(folder, manifest, f"it holds objects for {manifest['processor']['triple']}")])
+    architecture = str(manifest["processor"]["triple"]).partition("-")[0]
+    if architecture != platform.machine():
+        raise NetcError([_foreign(folder, manifest, f"this machine is {platform.machine()}")])
+    missing = lacking(manifest["processor"]["features"])
+    if missing:
+        raise NetcError([_foreign(folder, manifest, f"this processor lacks {', '.join(missing)}")])
+    try:
+        library = _load_library(folder / manifest["files"]["library"])
+    except (RuntimeError, OSError) as error:
+        message = f"the library of {folder} cannot be loaded: {str(error).splitlines()[-1]}"
+        raise NetcError([Diagnostic("foreign-artifact", message)]) from error
+    return manifest, library, mapped(folder / manifest["files"]["constants"])
 
 
 _LOADED: set[Path] = set()
@@ -245,7 +410,7 @@ _LOADED: set[Path] = set()
 
 def _load_library(path: Path) -> Any:
     """Load a shared library. The system gives what it loaded from a path before, whatever lies there now."""
-    load = load_tvm().runtime.load_module
+    load = load_runtime().load_module
     if path.resolve() not in _LOADED:
         _LOADED.add(path.resolve())
         return load(str(path))

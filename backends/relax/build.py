@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from ...compiler import weights
 from ...compiler.diagnostic import Diagnostic, NetcError
@@ -29,6 +28,7 @@ from ...compiler.types import TensorType, symbols
 from . import kernels as kernels
 from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact, kept
 from .choice import Choices, Option, Question
+from .constants import save
 from .grouping import Fused, chosen, correspondence
 from .link import link, linker, write_objects
 from .lower import Lowered, lower, rules
@@ -120,7 +120,8 @@ def compile(
             "groups": _groups(built),
             "answers": _answers(built, choices),
             "difference": None,
-            "files": _write(built, partial),
+            "files": (files := _write(built, partial)),
+            "sizes": {what: _bytes(partial, names) for what, names in files.items()},
         }
         _write_manifest(partial, manifest)
         if reference is not None and processor.native:
@@ -192,7 +193,7 @@ def _constants(lowered: Lowered, graph: Graph, seed: int, here: Machine) -> dict
 
 def _write(built: Built, folder: Path) -> dict[str, Any]:
     """Write library and constants; the names of the files by what they are."""
-    safetensors.numpy.save_file(dict(built.constants), folder / CONSTANTS)
+    save(folder / CONSTANTS, built.constants)
     objects = write_objects(built.executable, folder)
     if not built.machine.native and linker(built.machine) is None:
         return {"objects": [o.name for o in objects], "constants": CONSTANTS}
@@ -200,6 +201,10 @@ def _write(built: Built, folder: Path) -> dict[str, Any]:
     for file in objects:
         file.unlink()
     return {"library": LIBRARY, "constants": CONSTANTS}
+
+
+def _bytes(folder: Path, names: str | list[str]) -> int:
+    return sum((folder / n).stat().st_size for n in ([names] if isinstance(names, str) else names))
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -15,6 +15,10 @@ from .untyped import tvm
 DEFAULT_CACHE = 1 << 19
 """Bytes of second-level cache assumed where neither the target nor the system says."""
 
+BASES = {"riscv64": ("lp64d", ("+m", "+a", "+f", "+d", "+c"))}
+"""Calling convention and features that Linux expects of an architecture where LLVM expects less: without them all
+arithmetic on floats is a call of a library, and what is made cannot be linked with anything else."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -78,7 +82,10 @@ def _processor(target: LLVM) -> Machine:
         )
     threads = target.threads or (len(os.sched_getaffinity(0)) if native else 1)
     description: dict[str, Any] = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": threads}
-    if target.features:
+    base = BASES.get(triple.partition("-")[0])
+    if base is not None:
+        description |= {"mabi": base[0], "mattr": [*base[1], *target.features]}
+    elif target.features:
         description["mattr"] = list(target.features)
     if target.cpu == "native":
         own = lacking(_features(tvm.target.Target(description)))

@@ -17,6 +17,7 @@ from ...compiler.graph import Graph
 from .artifact import Array, kept
 from .build import build, probe
 from .machine import Machine
+from .threads import use
 from .untyped import tvm
 
 LEAST = 2e-3
@@ -52,7 +53,7 @@ def contest(
     Raises:
         NetcError: where a kernel cannot be built.
     """
-    os.environ.setdefault("TVM_NUM_THREADS", str(machine.threads))
+    use(int(os.environ.get("TVM_NUM_THREADS", machine.threads)))
     graph = isolate(workload, group.nodes)
     arrays = probe({name: node.types[0] for name, node in graph.inputs.items()}, seed)
     runs = [runner(graph, chosen, machine, arrays, seed) for chosen in ([group], parts)]
