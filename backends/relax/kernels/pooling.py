@@ -12,12 +12,14 @@ from ..half import DTYPES
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
+from ..schedule.channels import ROWS
 from ..schedule.tile import KEY
 from ..tensor import Tensor, channels_last
 from ..untyped import tirx
+from .depthwise import choose_tile
 from .numeric import cast, const
 from .reduction import MAX, SUM, Monoid
-from .tiling import channel_width
+from .tiling import channel_width, read
 from .window import Pairs, channels_mode, padding_stage, pads, rows_for, window
 
 
@@ -120,7 +122,8 @@ def _pool(
         steps = [kernel.axis(n, f"k{i}") for i, n in enumerate(kernel_size)]
         return lambda n, space, c: source(n, *window(space, steps, stride, dilation), c), steps
 
-    return windows(low, name, x, type, monoid, element, count, channels_mode(kernel_size))
+    mode = channels_mode(kernel_size)
+    return windows(low, name, x, type, monoid, element, count, mode, (kernel_size, stride))
 
 
 def windows(
@@ -132,11 +135,20 @@ def windows(
     element: Callable[[Kernel, View], tuple[Callable[..., Any], list[Any]]],
     count: Callable[[Kernel, Sequence[Any]], Any] | None,
     mode: str,
+    regular: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> Tensor:
-    """Reduce, for every channel and place, what `element` gives; divide by `count` of the place."""
+    """Reduce, for every channel and place, what `element` gives; divide by `count` of the place.
+
+    `regular`: taps and strides, where all windows have as many and lie as far apart.
+    """
     batch, channels, *space = type.shape
     width = channel_width(channels, low.machine) if isinstance(channels, int) else 1
     height = rows_for(space[-1], width, low)
+    attributes: dict[str, int] = {}
+    if regular is not None and isinstance(channels, int):
+        chosen = choose_tile(low, name, x, type, *regular)
+        height, width = read(chosen["tile"])
+        attributes = {ROWS: chosen["rows"]}
     order = channels_last(type.rank)
 
     def body(kernel: Kernel, x: View) -> Any:
@@ -152,7 +164,9 @@ def windows(
             return monoid.over(cast(value(n, at, c), dtype), steps)
 
         shape = [batch, *space[:-1], whole, channels]
-        total = kernel.stage(shape, accumulated, f"{name}_all", attributes={KEY: f"{height} {width} {mode}"})
+        total = kernel.stage(
+            shape, accumulated, f"{name}_all", attributes={KEY: f"{height} {width} {mode}", **attributes}
+        )
 
         def result(n: Any, c: Any, *place: Any) -> Any:
             made = total(n, *place, c)

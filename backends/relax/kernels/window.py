@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -29,6 +29,7 @@ def tiled(
     element: Callable[..., Any],
     bias: Sequence[View],
     tile: str,
+    attributes: Mapping[str, Any] | None = None,
 ) -> Any:
     """The two stages of a tiled reduction: `element(n, *space, channel)` accumulated, then the result, channels last.
 
@@ -48,7 +49,7 @@ def tiled(
         return element(n, *at, c)
 
     shape = [batch, *space[:-1], whole, padded(channels, width)]
-    total = kernel.stage(shape, accumulated, f"{kernel.name}_sum", attributes={KEY: tile})
+    total = kernel.stage(shape, accumulated, f"{kernel.name}_sum", attributes={KEY: tile, **(attributes or {})})
 
     def result(n: Any, c: Any, *at: Any) -> Any:
         value = total(n, *at, c)

@@ -10,6 +10,7 @@ from ..machine import Machine
 from ..untyped import s_tir, tirx
 from .block import blocks, reduces
 from .chain import chain
+from .channels import channels
 from .follow import follow
 from .generic import generic
 from .injective import injective
@@ -69,10 +70,11 @@ def schedule(module: Any, machine: Machine) -> tuple[Any, Report]:
 
 
 def _schedule(name: str, function: Any, machine: Machine, report: Report) -> Any:
-    made = chain(function, machine)
-    if made is not None:
-        report.rules[name] = "chain"
-        return made
+    for whole in (chain, channels):
+        made = whole(function, machine)
+        if made is not None:
+            report.rules[name] = whole.__name__
+            return made
     joined, done = follow(function)
     if done:
         report.rules[name] = "follow"

@@ -8,7 +8,7 @@ two bands are computed for both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -61,13 +61,13 @@ def read(sch: Any) -> list[Level]:
             source = block.body.buffer
             at += 1
         elif PAD in dict(block.annotations):
-            levels.append(_head(block))
+            levels.append(head_of(block))
             source = block.body.buffer
             at += 1
         elif KEY in dict(block.annotations) and at + 1 < len(found):
-            levels.append(_reduced(block, found[at + 1], source))
+            levels.append(reduced(block, found[at + 1], source))
             if len(levels) == 2 and levels[0].total is None:
-                levels = _headless(*levels)
+                levels = headless(*levels, ("channels",))
             source = found[at + 1].body.buffer
             at += 2
         else:
@@ -91,7 +91,7 @@ def _check(found: Sequence[Any], levels: Sequence[Level]) -> None:
             raise Unfit
 
 
-def _reduced(block: Any, result: Any, source: Any) -> Level:
+def reduced(block: Any, result: Any, source: Any) -> Level:
     height, width, mode, *_ = str(block.annotations[KEY]).split()
     axes = list(block.iter_vars)
     inner = [v for v in axes if int(v.iter_type) != REDUCTION]
@@ -162,7 +162,7 @@ def _roles(result: Any, total: Any) -> tuple[tuple[Any, int, int, int], tuple[An
     return (number(n) or n, *sizes), tuple(roles)  # pyright: ignore[reportReturnType]
 
 
-def _head(block: Any) -> Level:
+def head_of(block: Any) -> Level:
     """A block that pads an input."""
     frame, inside = _frame(block)
     n, y, x, c = (v.var for v in block.iter_vars)
@@ -185,11 +185,11 @@ def _head(block: Any) -> Level:
     )
 
 
-def _headless(padded: Level, level: Level) -> list[Level]:
-    """The two levels, or one that does without the padded image, where it takes vectors of it and knows its taps."""
+def headless(padded: Level, level: Level, modes: Collection[str]) -> list[Level]:
+    """The two levels, or one of these modes that does without the padded image, where it takes vectors of it."""
     load = padded.value
     contiguous = isinstance(load, Load) and load.indices[len(load.indices) - 1].same_as(padded.axes[3])
-    if level.mode != "channels" or not contiguous:
+    if level.mode not in modes or not contiguous:
         return [padded, level]
     down = (level.scale, level.first, level.last)
     across = _reads(level.term, padded.target, 2, level.inner[2], dict(level.steps))

@@ -186,7 +186,7 @@ class _Stream:
             c = group * literal(lanes) + lane
             names = dict(zip(level.axes, (sample, y, x, c), strict=True))
             row = tirx.floormod(y + literal(frame.above), literal(ring.rows))
-            T.buffer_store(ring.buffer, _placed(level.value, names, lane, lanes, {}), [row, x + literal(frame.left), c])
+            T.buffer_store(ring.buffer, placed(level.value, names, lane, lanes, {}), [row, x + literal(frame.left), c])
 
     def _beside(self, head: Head, y: Any, places: Sequence[int], height: int, across: Callable[..., None]) -> None:
         """A row that reads an image with padding around it: without a thought of it where it is far.
@@ -208,7 +208,7 @@ class _Stream:
 
     def _tile(self, level: Level, at: _At, read: Reads, ring: Ring | None) -> None:
         sums = T.alloc_buffer((literal(at.height), literal(at.panel.width)), level.total.dtype)
-        vectors = _vectors(at.panel.width, self.machine.lanes)
+        vectors = vectors_of(at.panel.width, self.machine.lanes)
         for i, v, n in ((i, v, n) for i in range(at.height) for v, n in vectors):
             with T.vectorized(literal(0), literal(n)) as lane:
                 T.buffer_store(sums, level.zero, [literal(i), literal(v) + lane])
@@ -242,7 +242,7 @@ class _Stream:
                 place = [literal(i), literal(v) + lane]
                 names = dict(variables) | at.names(level.inner, i, literal(v) + lane)
                 term = instead(level.term, level.total, sums[tuple(place)])
-                term = _placed(term, names, lane, n, read)
+                term = placed(term, names, lane, n, read)
                 T.buffer_store(sums, term, place)
 
     def _results(self, level: Level, at: _At, sums: Any, read: Reads, ring: Ring | None) -> None:
@@ -250,9 +250,9 @@ class _Stream:
             with T.vectorized(literal(0), literal(n)) as lane:
                 names = at.names(level.axes, i, literal(v) + lane)
                 value = instead(level.value, level.total, sums[literal(i), literal(v) + lane])
-                value = _placed(value, names, lane, n, read)
+                value = placed(value, names, lane, n, read)
                 if ring is None:
-                    T.buffer_store(level.target, value, [_index(p, names, lane, n) for p in level.place])
+                    T.buffer_store(level.target, value, [index_at(p, names, lane, n) for p in level.place])
                     continue
                 row = tirx.floormod(at.y + literal(level.frame.above), literal(ring.rows))
                 x = at.x + literal(i + level.frame.left)
@@ -281,17 +281,17 @@ def panels(level: Level, channels: int, machine: Machine) -> list[Panel]:
     found: list[Panel] = []
     count, rest = divmod(channels, width)
     if count:
-        found.append(Panel(count, 0, width, _vectors(width, lanes)))
+        found.append(Panel(count, 0, width, vectors_of(width, lanes)))
     base = count * width
     if rest and level.mode == "image":
-        found.append(Panel(1, base, width, _vectors(rest, lanes)))
+        found.append(Panel(1, base, width, vectors_of(rest, lanes)))
     elif rest:
-        for offset, n in _vectors(rest, lanes):
+        for offset, n in vectors_of(rest, lanes):
             found.append(Panel(1, base + offset, n, ((0, n),)))
     return found
 
 
-def _vectors(width: int, lanes: int) -> tuple[tuple[int, int], ...]:
+def vectors_of(width: int, lanes: int) -> tuple[tuple[int, int], ...]:
     """Whole vectors, then ever smaller powers of two."""
     found: list[tuple[int, int]] = []
     at = 0
@@ -303,17 +303,17 @@ def _vectors(width: int, lanes: int) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _index(index: Any, names: Mapping[Any, Any], lane: Any, lanes: int) -> Any:
+def index_at(index: Any, names: Mapping[Any, Any], lane: Any, lanes: int) -> Any:
     analyzer = Analyzer()
     analyzer.bind(lane, Range(literal(0), literal(lanes)))
     return analyzer.simplify(mutate(index, (tirx.Var, lambda v, _: names.get(v, v))))
 
 
-def _placed(value: Any, names: Mapping[Any, Any], lane: Any, lanes: int, read: Reads) -> Any:
+def placed(value: Any, names: Mapping[Any, Any], lane: Any, lanes: int, read: Reads) -> Any:
     """The value at a place, with what other stages made read from where they keep it."""
 
     def load(given: Any, _: Any) -> Any:
-        index = [_index(i, names, lane, lanes) for i in given.indices]
+        index = [index_at(i, names, lane, lanes) for i in given.indices]
         found = next((read[buffer] for buffer in read if given.source.same_as(buffer)), None)
         return tirx.BufferLoad(given.source, index) if found is None else found(index)
 
