@@ -144,7 +144,10 @@ def _contract(
     outputs, inputs = sizes(low, weight)[:2]
     order = channels_last(type.rank)
     per_group = outputs // groups
-    candidates = tiles(type.shape[-1], per_group, low.machine)
+    stride = facts["stride"]
+    assert isinstance(stride, tuple)
+    apart = 4 * inputs * groups * int(stride[-1])
+    candidates = tiles(type.shape[-1], per_group, low.machine, apart=apart)
     if groups > 1:
         dividing = next(w for w in (4 * low.machine.lanes >> i for i in range(8)) if per_group % w == 0)
         candidates = [(height, min(dividing, 2 * low.machine.lanes)) for height, _ in candidates]

@@ -9,6 +9,10 @@ from ..machine import Machine
 
 SYMBOLIC_ROWS = (14, 4)
 """Heights to choose from where the number of rows is not known: at most, and at least if they are to divide it."""
+PAGE, WAYS = 4096, 8
+"""Rows so many bytes apart take the same few places of a first-level cache, in which each place holds so many lines."""
+CROWDED = 0.78
+"""Worth of a tile with more rows than these."""
 RAGGED = 0.9
 """Worth of a tile whose last column is cut off: its results are stored one by one."""
 
@@ -18,8 +22,10 @@ def tiling(rows: Dim, columns: int, machine: Machine) -> tuple[int, int]:
     return tiles(rows, columns, machine)[0]
 
 
-def tiles(rows: Dim, columns: int, machine: Machine, most: int = 12) -> list[tuple[int, int]]:
+def tiles(rows: Dim, columns: int, machine: Machine, most: int = 12, apart: int = 0) -> list[tuple[int, int]]:
     """Tiles of rows × columns to compute at once, the best first. Rows and columns are then padded to whole tiles.
+
+    `apart` says how many bytes lie between two rows in memory, if that is known.
 
     Every step of the reduction loads one vector of weights for each column vector, one broadcast input for each row,
     and multiplies all pairs. The tile should be large (few loads for much arithmetic, and enough independent chains to
@@ -31,7 +37,10 @@ def tiles(rows: Dim, columns: int, machine: Machine, most: int = 12) -> list[tup
         tallest = max(1, machine.accumulators // vectors)
         heights = range(1, min(rows, tallest) + 1) if isinstance(rows, int) else (symbolic_height(rows, tallest),)
         for height in heights:
-            scores[height, width] = round(_score(rows, columns, height, width, machine), 9)
+            score = _score(rows, columns, height, width, machine)
+            scores[height, width] = round(
+                score * (CROWDED if height > WAYS and apart and apart % PAGE == 0 else 1.0), 9
+            )
     return sorted(scores, key=lambda tile: -scores[tile])[:most]
 
 
