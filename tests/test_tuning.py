@@ -292,7 +292,7 @@ def best(task: Task, choices: Any) -> tuple[bool, str]:
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pretend:
     """Runs take the time that they say, whatever else the machine does."""
-    monkeypatch.setattr(candidate, "_seconds", lambda run, count: run())
+    monkeypatch.setattr(candidate, "_seconds", lambda run, count, clock: run())
     return Pretend(tmp_path / "log")
 
 

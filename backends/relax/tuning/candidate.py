@@ -47,6 +47,7 @@ class Program:
 
 
 Build = Callable[[], Program]
+Clock = Callable[[], float]
 
 _living: set[Connection] = set()
 """The ends of pipes to candidates. A new fork closes its copies, or none would see that this process is gone."""
@@ -69,7 +70,9 @@ class Candidate:
                 for other in _living:
                     other.close()
                 _prepare(self._messages.fileno(), threads)
-                _in_a_thread(lambda: _serve(theirs, build, expected))
+                # With one thread its own time counts, to which other work on the machine adds nothing.
+                clock = time.thread_time if threads == 1 else time.perf_counter
+                _in_a_thread(lambda: _serve(theirs, build, expected, clock))
             finally:
                 os._exit(1)
         theirs.close()
@@ -163,7 +166,7 @@ def _in_a_thread(work: Callable[[], None]) -> None:
     thread.join()
 
 
-def _serve(pipe: Connection, build: Build, expected: Sequence[Array] | None) -> None:
+def _serve(pipe: Connection, build: Build, expected: Sequence[Array] | None, clock: Clock) -> None:
     """Build, then answer. An alarm ends what hangs also where nobody is left who would."""
     signal.alarm(int(BUILD) + 10)
     try:
@@ -179,8 +182,8 @@ def _serve(pipe: Connection, build: Build, expected: Sequence[Array] | None) -> 
             if wanted == "results":
                 pipe.send(("results", program.results()))
             else:
-                count = count or _repetitions(program.run)
-                pipe.send(("seconds", _seconds(program.run, count)))
+                count = count or _repetitions(program.run, clock)
+                pipe.send(("seconds", _seconds(program.run, count, clock)))
     except (EOFError, BrokenPipeError):
         os._exit(0)
     except BaseException as error:  # noqa: BLE001 (told to whom it concerns)
@@ -215,15 +218,15 @@ def differing(found: Sequence[Array], expected: Sequence[Array]) -> str | None:
     return None
 
 
-def _repetitions(run: Callable[[], Any]) -> int:
-    return max(1, round(LEAST / min(_seconds(run, 1) for _ in range(3))))
+def _repetitions(run: Callable[[], Any], clock: Clock) -> int:
+    return max(1, round(LEAST / max(1e-9, min(_seconds(run, 1, clock) for _ in range(3)))))
 
 
-def _seconds(run: Callable[[], Any], count: int) -> float:
+def _seconds(run: Callable[[], Any], count: int, clock: Clock) -> float:
     """Of one run, as the mean of `count`, when half as many have woken the threads and filled the caches."""
     for _ in range(-(-count // 2)):
         run()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(count):
         run()
-    return (time.perf_counter() - start) / count
+    return (clock() - start) / count
