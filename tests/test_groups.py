@@ -336,8 +336,9 @@ def test_groups_hold_every_working_node_once() -> None:
 
 def test_what_does_not_correspond_is_found() -> None:
     graph = prepare(model(CHAIN), {})
-    module = choose(lower(graph, HERE).main, HERE)
-    kernels = chosen(module)
+    before = lower(graph, HERE).main
+    module = choose(before, HERE)
+    kernels = chosen(module, before)
     module, _ = optimise(module, HERE)
     executable = generate(module, HERE)
     correspondence(module, executable, kernels)
@@ -345,6 +346,18 @@ def test_what_does_not_correspond_is_found() -> None:
     for wrong in (kernels[:1], kernels[::-1], [*kernels, kernels[0]], [replace(k, kernel="relu") for k in kernels]):
         with pytest.raises(AssertionError):
             correspondence(module, executable, wrong)
+
+
+def test_kernels_that_calls_share_are_told_apart() -> None:
+    """TVM keeps one function for equal ones, which bears the paths of the first alone."""
+    layer = '|> linear(8) as {0} |> relu as {0}r |> linear(8) as {0}t |> gelu(approximate = "tanh") as {0}g'
+    body = " ".join(layer.format(name) for name in "abc")
+    text = f"model m = M() (x: f32[4, 8])\nmodule M() (x) {{ return x {body} }}\n"
+    built = build(prepare(model(text), {}), HERE, 0)
+    assert [set(g.group.nodes) for g in built.groups] == [
+        {f"{name}{one}", f"{name}{two}"} for name in "abc" for one, two in (("", "r"), ("t", "g"))
+    ]
+    assert len({g.kernel for g in built.groups}) == 2
 
 
 def test_the_manifest_lists_groups(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def build(
     module, kernels = lowered.main, lowered.groups
     if kernels is None:
         module = choose(module, processor)
-        kernels = chosen(module)
+        kernels = chosen(module, lowered.main)
     module, report = optimise(module, processor)
     executable = generate(module, processor)
     correspondence(module, executable, kernels)

@@ -64,25 +64,86 @@ def on_account_of(path: str, call: Any) -> Any:
     return relax.Call(call.op, call.args, call.attrs, call.ty_args, span)
 
 
-def chosen(module: Any) -> list[Fused]:
-    """What TVM's fusion has made of `main`: the nodes that each call works for, named after the last of them."""
+def chosen(module: Any, before: Any) -> list[Fused]:
+    """What TVM's fusion has made of `main`, which was as in the module `before`: the nodes that each call works for,
+    named after the last of them.
+
+    A function that several calls share bears the paths of the first. For whom each call works is known from `before`,
+    where the same kernels are called with the same values.
+    """
     found: list[Fused] = []
     names: set[str] = set()
+    origins = _Origins(before)
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             value = binding.value
             if _is_call(value):
-                kernel, calls = value.args[0], [value]
+                kernel, paths = value.args[0], [_path(value)]
             elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar):
-                kernel = value.op
-                calls = [b.value for inner in module[kernel].body.blocks for b in inner.bindings if _is_call(b.value)]
+                kernel, paths = value.op, origins.inside(binding, module[value.op])
             else:
+                origins.follow(binding)
                 continue
-            nodes = tuple(dict.fromkeys(str(c.span.source_name.name) for c in calls))
+            nodes = tuple(dict.fromkeys(paths))
             name = next(n for i in range(len(found) + 1) if (n := nodes[-1] + (f"~{i}" if i else "")) not in names)
             names.add(name)
             found.append(Fused(Group(name, nodes), str(kernel.name_hint)))
     return found
+
+
+class _Origins:
+    """The calls of kernels in `main` before fusion, by what they call and read."""
+
+    def __init__(self, before: Any) -> None:
+        self._calls: dict[Any, list[Any]] = {}
+        self._same: dict[Any, Any] = {}
+        """What variables that came with fusion hold: a variable of before, or several."""
+        self._parts: dict[tuple[Any, int], Any] = {}
+        for block in before["main"].body.blocks:
+            for binding in block.bindings:
+                value = binding.value
+                if _is_call(value):
+                    self._calls.setdefault(self._key(value), []).append(binding)
+                elif isinstance(value, relax.TupleGetItem):
+                    self._parts[value.tuple_value, int(value.index)] = binding.var
+
+    def inside(self, binding: Any, function: Any) -> list[str]:
+        """The paths of the calls that a fused function makes where `binding` calls it."""
+        for parameter, argument in zip(function.params, binding.value.args, strict=True):
+            self._same[parameter] = self._held(argument)
+        paths: list[str] = []
+        for inner in (b for block in function.body.blocks for b in block.bindings):
+            if _is_call(inner.value):
+                alike = self._calls[self._key(inner.value)]
+                made = alike.pop(0) if len(alike) > 1 else alike[0]
+                self._same[inner.var] = made.var
+                paths.append(_path(made.value))
+            else:
+                self.follow(inner)
+        self._same[binding.var] = self._held(function.body.body)
+        return paths
+
+    def follow(self, binding: Any) -> None:
+        """A binding that calls no kernel: a part of several results, or another name."""
+        value = binding.value
+        if isinstance(value, relax.TupleGetItem):
+            held, index = self._held(value.tuple_value), int(value.index)
+            self._same[binding.var] = held[index] if isinstance(held, tuple) else self._parts[held, index]
+        elif isinstance(value, relax.Var | relax.Tuple):
+            self._same[binding.var] = self._held(value)
+
+    def _held(self, value: Any) -> Any:
+        if isinstance(value, relax.Tuple):
+            return tuple(self._held(field) for field in value.fields)
+        return self._same.get(value, value)
+
+    def _key(self, call: Any) -> Any:
+        given = tuple(self._held(field) for field in call.args[1].fields if _is_tensor(field))
+        return str(call.args[0].name_hint), given
+
+
+def _path(call: Any) -> str:
+    return str(call.span.source_name.name)
 
 
 def correspondence(module: Any, executable: Any, groups: Sequence[Fused]) -> None:

@@ -50,7 +50,7 @@ def tasks(sources: Iterable[Source], machine: Machine, choices: Choices) -> list
     for source in sources:
         workload = Workload(source.graph)
         lowered = lower(source.graph, machine, source.groups, choices)
-        kernels = _kernels(source, lowered.groups or chosen(choose(lowered.main, machine)), workload)
+        kernels = _kernels(source, lowered.groups or chosen(choose(lowered.main, machine), lowered.main), workload)
         asked = {(a.question, a.path): None for a in lowered.asked if a.question.points > 1}
         for question, path in asked:
             if path not in kernels:
