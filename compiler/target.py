@@ -55,6 +55,8 @@ def _text(value: object, unit: Quantity | None = None) -> str:
         return written(value, unit)
     if isinstance(value, tuple):
         return f"[{', '.join(map(_text, value))}]"  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, bool):
+        return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -64,7 +66,8 @@ class LLVM(Target):
 
     `triple` is None for the machine at hand, and `cpu` may then be `"native"`. `features` are LLVM's, with sign
     (`"+avx2"`), in addition to the processor's own. `threads` None takes every core of the machine at hand, and one
-    elsewhere. `cache`: bytes of cache that one core has to itself, None where unknown.
+    elsewhere; with `pin`, each of them is tied to a core of its own. `cache`: bytes of cache that one core has to
+    itself, None where unknown.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -72,6 +75,7 @@ class LLVM(Target):
 
     cpu: Annotated[str, Field(min_length=1)] = "native"
     threads: Positive | None = None
+    pin: bool = False
     triple: Annotated[str, Field(min_length=1)] | None = None
     features: tuple[Annotated[str, Field(pattern=r"^[+-][\w.\-]+$")], ...] = ()
     cache: Bytes | None = None

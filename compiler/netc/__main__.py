@@ -357,8 +357,8 @@ def compile_model(
         options["choices"] = answers(described, path)
         artifact = tvm.compile(trace.final, described, output, passes=[s.data() for s in stages], **options)
         manifest = json.loads((output / "manifest.json").read_text())
-        size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
-        print(f"{made.name} for {described}: {len(manifest['kernels'])} kernels, {sized(size)} in {output}")
+        shares = ", ".join(f"{what} {sized(size)}" for what, size in manifest["sizes"].items())
+        print(f"{made.name} for {described}: {len(manifest['kernels'])} kernels, {shares} in {output}")
         if manifest["difference"] is not None:
             difference = manifest["difference"]
             print(
@@ -427,7 +427,7 @@ def _print_latency(loaded: Any, arrays: list[Any], results: list[Any], repeat: i
     """Latency alone, or in turns with PyTorch: A B A B, with equal threads, and the largest difference."""
     from statistics import median
 
-    threads = loaded.manifest["processor"]["threads"]
+    threads = loaded.threads
     if against is None:
         print(f"latency: {1e3 * loaded.latency(arrays, repeat).median:.2f} ms (median of {repeat}, {threads} threads)")
         return
