@@ -29,9 +29,10 @@ from netc.backends.relax.choice import Analytic, Asked, Fixed, Question, ask
 from netc.backends.relax.lower import lower
 from netc.backends.relax.machine import Machine, host
 from netc.backends.relax.tuning import candidate, database
-from netc.backends.relax.tuning.candidate import Failure, Program
+from netc.backends.relax.tuning.candidate import Failure, Program, Same
 from netc.backends.relax.tuning.database import Database, Trial, read_lines, write_lines
 from netc.backends.relax.tuning.nearest import adapted, distance, near
+from netc.backends.relax.tuning.program import program
 from netc.backends.relax.tuning.record import Processor, Record, processor, written
 from netc.backends.relax.tuning.recorded import Recorded, shipped
 from netc.backends.relax.tuning.search import proposals
@@ -303,7 +304,7 @@ class Pretend:
     log: Path
     wrong: Callable[[str], None] = lambda _: None
 
-    def __call__(self, task: Task, machine: Machine, choices: Any) -> Program:
+    def __call__(self, task: Task, machine: Machine, choices: Any, known: Any) -> Program:
         fast, answer = best(task, choices)
         with self.log.open("a") as file:
             file.write(f"{task.name} {answer}\n")
@@ -412,7 +413,7 @@ def test_wrong_numbers_and_late_crashes_are_failures(tmp_path: Path) -> None:
     answers = list(itertools.islice(proposals(first.question, {written(first.question.default): 1.0}), 3))
     off, nan, late = map(written, answers)
 
-    def build(task: Task, machine: Machine, choices: Any) -> Program:
+    def build(task: Task, machine: Machine, choices: Any, known: Any) -> Program:
         answer = written(choices.given)
         value = {off: 1.01, nan: float("nan")}.get(answer, 1.0)
         runs = itertools.count()
@@ -432,11 +433,51 @@ def test_wrong_numbers_and_late_crashes_are_failures(tmp_path: Path) -> None:
     assert causes[late] == "it crashed (SIGABRT)"
 
 
+def test_answers_that_make_the_same_kernel_are_measured_once(tmp_path: Path, pretend: Pretend) -> None:
+    """Here the first parameter alone matters."""
+
+    def build(task: Task, machine: Machine, choices: Any, known: Any) -> Program:
+        kernel = written({n: choices.given[n] for n, _ in task.question.space[:1]})
+        if kernel in known:
+            raise Same(kernel)
+        return replace(pretend(task, machine, choices, known), kernel=kernel)
+
+    with Database(tmp_path / "r.sqlite") as opened:
+        for _ in range(2):
+            states = tune([source()], MACHINE, opened, build=build)
+            for state in states:
+                first = state.task.question.space[0][1]
+                assert state.tried == len(first) - 1
+                assert len(state.trials) == state.task.question.points
+                times = {(t.answer[state.task.question.space[0][0]], t.seconds) for t in state.trials.values()}
+                assert len(times) == len(first)
+                assert state.decided
+
+
+class Everything(frozenset[str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def test_parameters_that_do_not_matter_are_noticed() -> None:
+    """The tile of direct convolution does not where there is none."""
+    text = "model m = M() (x: f32[1, 32, 28, 28])\nmodule M() (x) { return x |> conv2d(32, 3, padding = 1) }\n"
+    (task,) = tasks([source(text)], MACHINE, Analytic())
+    names: dict[str, str] = {}
+    for answer in every(task.question):
+        with pytest.raises(Same) as caught:
+            program(task, MACHINE, Fixed(task.question, answer, Analytic()), Everything())
+        names[written(answer)] = str(caught.value)
+    directly = {name for answer, name in names.items() if '"direct"' in answer}
+    assert len(directly) == len(dict(task.question.space)["tile"])
+    assert len(set(names.values())) == len(directly) + len(dict(task.question.space)["algorithm"]) - 1
+
+
 def test_a_default_that_fails_costs_its_task_only(tmp_path: Path, pretend: Pretend) -> None:
-    def build(task: Task, machine: Machine, choices: Any) -> Program:
+    def build(task: Task, machine: Machine, choices: Any, known: Any) -> Program:
         if task.name == "linear":
             raise Failure("not today")
-        return pretend(task, machine, choices)
+        return pretend(task, machine, choices, known)
 
     with Database(tmp_path / "r.sqlite") as opened:
         first, *others = tune([source()], MACHINE, opened, Limits(trials=6), build=build)

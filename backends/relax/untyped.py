@@ -20,5 +20,7 @@ Range: Any = import_module("tvm.ir").Range
 Load: Any = import_module("tvm.ir").TensorLoad
 Analyzer: Any = import_module("tvm.sym").Analyzer
 walk: Any = import_module("tvm_ffi").structural_walk
+pipelines: Any = import_module("tvm.tirx.compilation_pipeline")
 mutate: Any = import_module("tvm_ffi").structural_mutate
 StructuralKey: Any = import_module("tvm_ffi").StructuralKey
+structural_hash: Any = import_module("tvm_ffi").structural_hash

@@ -38,12 +38,20 @@ class Failure(Exception):
     """A candidate failed; says why in one line."""
 
 
+class Same(Exception):
+    """A candidate is a kernel that is known: the message says which."""
+
+
 @dataclass(frozen=True)
 class Program:
-    """A candidate that was built: `run` runs it once, `results` gives what that gave."""
+    """A candidate that was built: `run` runs it once, `results` gives what that gave.
+
+    `kernel` names what was built; others of the same name need not be.
+    """
 
     run: Callable[[], Any]
     results: Callable[[], Sequence[Array]]
+    kernel: str | None = None
 
 
 Build = Callable[[], Program]
@@ -95,14 +103,22 @@ class Candidate:
             self._messages.close()
             self._pid = 0
 
-    def ready(self, *, results: bool = False) -> list[Array]:
-        """Wait until it is built and has run; its results, where they are asked for.
+    def ready(self) -> str | None:
+        """Wait until it is built and has run; which kernel it is.
 
         Raises:
             Failure: where it could not be built or run, or its results differ.
+            Same: where it was not built, since it is a kernel that is known.
         """
-        found = self._answer(self._deadline - time.monotonic(), "building it")
-        return self._ask(("results",), "running it") if results else found
+        return self._answer(self._deadline - time.monotonic(), "building it")
+
+    def results(self) -> list[Array]:
+        """What it computes.
+
+        Raises:
+            Failure: where it cannot be run.
+        """
+        return self._ask("results", "running it")
 
     def seconds(self) -> float:
         """Seconds of one run, as the mean of several.
@@ -110,9 +126,9 @@ class Candidate:
         Raises:
             Failure: where it cannot be run.
         """
-        return self._ask(("seconds",), "running it")
+        return self._ask("seconds", "running it")
 
-    def _ask(self, message: tuple[str, ...], what: str) -> Any:
+    def _ask(self, message: str, what: str) -> Any:
         try:
             self._pipe.send(message)
         except OSError:
@@ -129,6 +145,8 @@ class Candidate:
             raise self._ended() from None
         if kind == "failed":
             raise Failure(value)
+        if kind == "same":
+            raise Same(value)
         return value
 
     def _ended(self) -> Failure:
@@ -173,11 +191,11 @@ def _serve(pipe: Connection, build: Build, expected: Sequence[Array] | None, clo
         program = build()
         program.run()
         difference = None if expected is None else differing(program.results(), expected)
-        pipe.send(("failed", difference) if difference else ("ready", []))
+        pipe.send(("failed", difference) if difference else ("ready", program.kernel))
         count = 0
         while True:
             signal.alarm(0)
-            (wanted,) = pipe.recv()
+            wanted = pipe.recv()
             signal.alarm(int(RUN) + 10)
             if wanted == "results":
                 pipe.send(("results", program.results()))
@@ -185,6 +203,9 @@ def _serve(pipe: Connection, build: Build, expected: Sequence[Array] | None, clo
                 count = count or _repetitions(program.run, clock)
                 pipe.send(("seconds", _seconds(program.run, count, clock)))
     except (EOFError, BrokenPipeError):
+        os._exit(0)
+    except Same as same:
+        pipe.send(("same", str(same)))
         os._exit(0)
     except BaseException as error:  # noqa: BLE001 (told to whom it concerns)
         pipe.send(("failed", cause(error)))

@@ -36,7 +36,7 @@ CREATE TABLE records (
 ) WITHOUT ROWID;
 CREATE TABLE trials (
     question TEXT NOT NULL, processor TEXT NOT NULL, answer TEXT NOT NULL, netc TEXT NOT NULL,
-    seconds REAL, analytic REAL, spread REAL, failure TEXT, at TEXT NOT NULL,
+    seconds REAL, analytic REAL, spread REAL, failure TEXT, kernel TEXT, at TEXT NOT NULL,
     PRIMARY KEY (question, processor, answer, netc)
 ) WITHOUT ROWID;
 """
@@ -51,6 +51,8 @@ class Trial:
     analytic: float | None = None
     spread: float | None = None
     failure: str | None = None
+    kernel: str | None = None
+    """What the answer made: answers that make the same have the same times, measured once."""
 
 
 def default_path() -> Path | None:
@@ -132,7 +134,7 @@ class Database:
 
     def trials(self, question: str, processor: Processor, netc: str) -> dict[str, Trial]:
         """What this version of netc has tried, by answer."""
-        columns = "answer, seconds, analytic, spread, failure"
+        columns = "answer, seconds, analytic, spread, failure, kernel"
         where = "question = ? AND processor = ? AND netc = ?"
         with self._told():
             rows = self._connection.execute(
@@ -143,9 +145,9 @@ class Database:
     def add(self, question: str, processor: Processor, netc: str, trial: Trial) -> None:
         """Keep what became of a candidate."""
         row = (question, processor.key, written(trial.answer), netc)
-        row += (trial.seconds, trial.analytic, trial.spread, trial.failure, now())
+        row += (trial.seconds, trial.analytic, trial.spread, trial.failure, trial.kernel, now())
         with self._change():
-            self._connection.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._connection.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     @contextmanager
     def _change(self) -> Generator[None]:

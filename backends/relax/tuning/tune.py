@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from math import inf
@@ -18,7 +18,7 @@ from math import inf
 from ..artifact import Array
 from ..choice import Choices, Fixed, Option
 from ..machine import Machine
-from .candidate import Candidate, Failure, Program
+from .candidate import Candidate, Failure, Program, Same
 from .database import Database, Trial, now
 from .program import program
 from .race import FINAL, MARGIN, Race, race
@@ -38,7 +38,8 @@ WORTH = 1e-3
 FINALISTS = 3
 """Answers that may meet the default in a final, the fastest first, until one wins."""
 
-Build = Callable[[Task, Machine, Choices], Program]
+Build = Callable[[Task, Machine, Choices, Collection[str]], Program]
+"""A task's kernel with these answers, unless it is a known one."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,17 @@ class State:
     """Whether the record takes account of all trials."""
 
     @property
+    def kernels(self) -> dict[str, Trial]:
+        """The trials that made kernels of their own, by kernel; by answer where that is not known."""
+        found: dict[str, Trial] = {}
+        for answer, trial in self.trials.items():
+            found.setdefault(trial.kernel or answer, trial)
+        return found
+
+    @property
     def tried(self) -> int:
-        """Candidates beside the default."""
-        return len(self.trials.keys() - {written(self.task.question.default)})
+        """Kernels beside the default."""
+        return max(0, len(self.kernels) - (written(self.task.question.default) in self.trials))
 
     @property
     def analytic(self) -> float:
@@ -80,6 +89,12 @@ class State:
         both, since other work on the machine can only add to them."""
         analytic = self.analytic
         return {a: inf if t.seconds is None else t.seconds / analytic for a, t in self.trials.items()}
+
+    @property
+    def _distinct(self) -> list[float]:
+        """Ratios of kernels, in the order of trials."""
+        ratios = self.ratios
+        return [ratios[written(trial.answer)] for trial in self.kernels.values()]
 
     @property
     def ratio(self) -> float:
@@ -98,7 +113,7 @@ class State:
     @property
     def since(self) -> int:
         """Trials since the best one."""
-        ratios = list(self.ratios.values())
+        ratios = self._distinct
         return len(ratios) - 1 - ratios.index(min(ratios)) if ratios else 0
 
     @property
@@ -113,7 +128,7 @@ class State:
     @property
     def hope(self) -> float:
         """Seconds of all its kernels that further trials may save."""
-        ratios = list(self.ratios.values())
+        ratios = self._distinct
         before, now = min(ratios[:-VISIT], default=1.0), min(ratios, default=1.0)
         saved = 1 - now / before if before < inf else 0.0
         return self.task.weight * self.seconds * max(saved, 0.5 / (1 + len(ratios)))
@@ -268,30 +283,37 @@ class _Tuner:
         question = state.task.question
         try:
             with self._candidate(state, question.default, choices) as default:
-                expected = default.ready(results=True)
+                kernel = default.ready()
+                expected = default.results()
                 seconds = _Default(default.seconds)
                 if written(question.default) not in state.trials:
                     found = race(seconds, seconds)
                     least = min(found.candidate + found.default)
-                    self._keep(state, Trial(question.default, least, least, found.spread))
+                    self._keep(state, Trial(question.default, least, least, found.spread, kernel=kernel))
                 while count > 0 and not self._over and state.since < PATIENCE:
                     batch = int(min(self._builders, count, self._left_trials))
                     answers = list(islice(proposals(question, state.ratios), batch))
                     if not answers:
                         state.exhausted = True
                         break
+                    before = state.tried
                     self._try(state, answers, choices, seconds, expected)
-                    count -= len(answers)
+                    count -= state.tried - before
                 self._decide(state, choices, seconds, expected)
         except Failure as failure:
             state.failure = str(failure)
             self._tell(state, Trial(question.default, failure=str(failure)))
 
     def _candidate(
-        self, state: State, answer: Answer, choices: Choices, expected: Sequence[Array] | None = None
+        self,
+        state: State,
+        answer: Answer,
+        choices: Choices,
+        expected: Sequence[Array] | None = None,
+        known: Collection[str] = (),
     ) -> Candidate:
         thus = Fixed(state.task.question, answer, choices)
-        return Candidate(lambda: self._build(state.task, self._machine, thus), self._machine.threads, expected)
+        return Candidate(lambda: self._build(state.task, self._machine, thus, known), self._machine.threads, expected)
 
     def _try(
         self,
@@ -302,15 +324,21 @@ class _Tuner:
         expected: Sequence[Array],
     ) -> None:
         """Build answers at once, then measure one after the other."""
+        known = {t.kernel: t for t in state.trials.values() if t.kernel is not None}
         candidates: list[Candidate] = []
         try:
             for answer in answers:
-                candidates.append(self._candidate(state, answer, choices, expected))
-            failures: list[Failure | None] = []
+                candidates.append(self._candidate(state, answer, choices, expected, known.keys()))
+            built: list[str | Failure | Same | None] = []
             for candidate in candidates:
-                failures.append(_failure(candidate))
-            for answer, candidate, failure in zip(answers, candidates, failures, strict=True):
-                trial = Trial(answer, failure=str(failure)) if failure else _trial(answer, candidate, default)
+                built.append(_built(candidate))
+            for answer, candidate, found in zip(answers, candidates, built, strict=True):
+                if isinstance(found, Failure):
+                    trial = Trial(answer, failure=str(found))
+                elif isinstance(found, Same):
+                    trial = replace(known[str(found)], answer=answer)
+                else:
+                    trial = replace(_trial(answer, candidate, default), kernel=found)
                 candidate.close()
                 self._made += 1
                 self._keep(state, trial)
@@ -330,7 +358,10 @@ class _Tuner:
         question = state.task.question
         if state.decided:
             return
-        ranked = sorted((ratio, answer) for answer, ratio in state.ratios.items() if ratio < 1 - MARGIN / 2)
+        ratios = state.ratios
+        ranked = sorted(
+            (ratios[w], w) for t in state.kernels.values() if ratios[w := written(t.answer)] < 1 - MARGIN / 2
+        )
         hopeful = [state.trials[answer].answer for _, answer in ranked if answer != written(question.default)]
         times = self._default_times(state)
         for answer in hopeful[:FINALISTS]:
@@ -358,7 +389,7 @@ class _Tuner:
     ) -> Race | None:
         """None where the candidate fails this time."""
         with self._candidate(state, answer, choices, expected) as candidate:
-            if _failure(candidate) is not None:
+            if isinstance(_built(candidate), Failure):
                 return None
             try:
                 return race(candidate.seconds, default, FINAL)
@@ -383,13 +414,12 @@ class _Default:
             raise
 
 
-def _failure(candidate: Candidate) -> Failure | None:
-    """Wait until a candidate is built; why it could not be."""
+def _built(candidate: Candidate) -> str | Failure | Same | None:
+    """Wait until a candidate is built: which kernel it is, or why it was not built."""
     try:
-        candidate.ready()
-    except Failure as failure:
-        return failure
-    return None
+        return candidate.ready()
+    except (Failure, Same) as reason:
+        return reason
 
 
 def _trial(answer: Answer, candidate: Candidate, default: _Default) -> Trial:
