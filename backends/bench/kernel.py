@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import networkx
 
+from ...compiler.fusion.memory import Members
 from ...compiler.fusion.workload import Workload
 from .runtime import Array
 
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 class Kernel:
     """The kernels that compute a set of nodes: one, or several where one node takes several.
 
-    `operations` are two for each multiply-accumulate that the model says, `bytes` what the kernels read and write, each
-    tensor once for every kernel, wherever it lies.
+    `operations` are two for each multiply-accumulate, and `bytes` what has to be read and written at least: the values
+    that come in and go out, and weights, each once, wherever they lie. Both are the model's: kernels that prepare
+    weights in a larger form, or multiply less often, are counted like others.
     """
 
     nodes: tuple[str, ...]
     names: tuple[str, ...]
+    kind: str
+    """The operator of the node that computes most."""
     operations: int
     bytes: int
     seconds: float
@@ -38,31 +42,42 @@ class Kernel:
         return {
             "nodes": list(self.nodes),
             "kernels": list(self.names),
+            "kind": self.kind,
             "operations": self.operations,
             "bytes": self.bytes,
             "seconds": self.seconds,
         }
 
 
-def times(folder: Path, arrays: Sequence[Array], rounds: int) -> list[dict[str, Any]]:
-    """Every call of a kernel that an artifact makes, in order: its name, the bytes of its arguments, and its median
-    time. Each round goes through all of them, so that a kernel finds caches as in a run of the whole."""
-    from ..relax.artifact import Artifact, kept
+def times(folder: Path, arrays: Sequence[Array], rounds: int, threads: int) -> list[dict[str, Any]]:
+    """Every call of a kernel that an artifact makes, in order: its name and its median time. Each
+    round goes through all of them, so that a kernel finds caches as in a run of the whole."""
+    from ..relax.artifact import kept, opened
+    from ..relax.threads import called
 
-    calls = Artifact.load(folder).calls([kept(a) for a in arrays])
-    taken: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds + 1):
-        for seconds, (_, function, arguments) in zip(taken, calls, strict=True):
-            start = time.perf_counter()
-            function(*arguments)
-            seconds.append(time.perf_counter() - start)
+    machine, manifest, constants = opened(folder)
+    names = {group["kernel"] for group in manifest["groups"]}
+    calls: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = []
+
+    def record(function: Callable[..., Any], name: str, before: bool, _: Any, *arguments: Any) -> int:
+        if before and name in names:
+            calls.append((name, function, arguments))
+        return 0
+
+    def measured() -> list[list[float]]:
+        machine["main"](*[kept(a) for a in arrays], *constants)
+        taken: list[list[float]] = [[] for _ in calls]
+        for _ in range(rounds + 1):
+            for seconds, (_, function, arguments) in zip(taken, calls, strict=True):
+                start = time.perf_counter()
+                function(*arguments)
+                seconds.append(time.perf_counter() - start)
+        return taken
+
+    machine["set_instrument"](record)
+    taken = called(threads, False, measured)
     return [
-        {
-            "kernel": name,
-            "bytes": sum(a.numpy().nbytes for a in arguments if hasattr(a, "numpy")),
-            "seconds": median(seconds[1:]),
-        }
-        for (name, _, arguments), seconds in zip(calls, taken, strict=True)
+        {"kernel": name, "seconds": median(seconds[1:])} for (name, _, _), seconds in zip(calls, taken, strict=True)
     ]
 
 
@@ -86,10 +101,14 @@ def kernels(subject: Subject, process: Process, rounds: int) -> tuple[Kernel, ..
 
 def _kernel(workload: Workload, calls: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Kernel:
     nodes = tuple(dict.fromkeys(node for group, _ in calls for node in group["nodes"]))
+    members = Members(workload, nodes)
+    moved = sum(workload.bytes(workload.type(value)) for value in {*members.inputs, *members.leaving})
+    weights = {weight.name: weight.bytes for path in members.order for weight in workload.weights[path]}
     return Kernel(
         nodes,
         tuple(call["kernel"] for _, call in calls),
+        workload.graph.nodes[max(nodes, key=workload.macs)].op.name,
         2 * sum(workload.macs(node) for node in nodes),
-        sum(call["bytes"] for _, call in calls),
+        moved + sum(weights.values()),
         sum(call["seconds"] for _, call in calls),
     )

@@ -58,7 +58,7 @@ def probe(folder: Path, candidates: Iterable[Peer], threads: int, turns: int = 1
                 if peer.name != "inductor":
                     process = Process(peer.name, subject.made(peer.form), subject.inputs, threads)
                     running[peer.name] = stack.enter_context(process)
-            seconds = race(running, turns)
+            seconds = race(running, turns, of=min)
         found.extend(Peak(amount / min(taken), name, what) for name, taken in seconds.items())
     return max(found, key=lambda p: p.rate)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -100,10 +102,13 @@ class Process:
         return json.loads(line)
 
     def _ended(self) -> NetcError:
-        """With the last line that it said before."""
+        """With the error that it ended with."""
         status = self._process.wait()
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return self._problem(lines[-1].strip() if lines else f"its process ended with status {status}")
+        lines = self._log.read_text(errors="replace").splitlines()
+        # Python's own last word; frames of C++ may follow it.
+        said = [line.strip() for line in lines if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt): ", line)]
+        end = signal.Signals(-status).name if status < 0 else f"status {status}"
+        return self._problem(said[-1] if said else f"its process ended with {end}")
 
     def _problem(self, why: str) -> NetcError:
         return NetcError([Diagnostic("cannot-run", f"{self.runtime} cannot run the model: {why}")])

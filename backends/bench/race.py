@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 from .process import Process
 
@@ -19,8 +20,13 @@ MOST = 1000
 """Runs in a turn."""
 
 
-def race(processes: Mapping[str, Process], turns: int, seed: int = 0) -> dict[str, list[float]]:
-    """Seconds of one run in each turn, as the mean over its runs, by candidate. The order within a turn is random."""
+def race(
+    processes: Mapping[str, Process],
+    turns: int,
+    seed: int = 0,
+    of: Callable[[Sequence[float]], float] = median,
+) -> dict[str, list[float]]:
+    """Seconds of one run in each turn, by candidate: the median `of` its runs. The order within a turn is random."""
     counts: dict[str, int] = {}
     for name, process in processes.items():
         time.sleep(PAUSE)
@@ -30,6 +36,5 @@ def race(processes: Mapping[str, Process], turns: int, seed: int = 0) -> dict[st
     for _ in range(turns):
         for name in order.sample(list(processes), len(processes)):
             time.sleep(PAUSE)
-            found = processes[name].seconds(counts[name])
-            taken[name].append(sum(found) / len(found))
+            taken[name].append(of(processes[name].seconds(counts[name])))
     return taken

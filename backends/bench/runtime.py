@@ -23,8 +23,8 @@ class Opened:
     run: Callable[[], Any]
     results: Callable[[], list[Array]]
     """What the last run gave."""
-    threads: int
-    """As the runtime itself says."""
+    threads: Callable[[], int]
+    """As the runtime itself says, once the model has run."""
     version: str
     context: Callable[[], Any] = nullcontext
     """Around any number of runs."""
@@ -42,11 +42,11 @@ class Opened:
 
 
 def netc(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
-    """An artifact. Its number of threads is `TVM_NUM_THREADS`."""
+    """An artifact."""
     from ..relax.artifact import Artifact, kept, restored
-    from ..relax.runtime import load_tvm
+    from ..relax.runtime import load_runtime
 
-    artifact = Artifact.load(folder)
+    artifact = Artifact.load(folder, threads=threads)
     artifact.check(arrays)
     tensors = [kept(a) for a in arrays]
     last: list[Any] = []
@@ -57,7 +57,9 @@ def netc(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
     def results() -> list[Array]:
         return [restored(r, s.dtype) for r, s in zip(last, artifact.outputs.values(), strict=True)]
 
-    number = int(load_tvm().get_global_func("runtime.NumThreads")())
+    def number() -> int:
+        return int(load_runtime().get_global_func("runtime.NumThreads")())
+
     return Opened(run, results, number, artifact.manifest["netc"])
 
 
@@ -95,7 +97,7 @@ def torch(folder: Path, arrays: Sequence[Array], threads: int, *, compiled: bool
         return [r.numpy() for r in last]
 
     context = torch.no_grad if compiled else torch.inference_mode
-    return Opened(run, results, torch.get_num_threads(), torch.__version__, context)
+    return Opened(run, results, torch.get_num_threads, torch.__version__, context)
 
 
 def inductor(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
@@ -120,7 +122,9 @@ def onnxruntime(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
     def run() -> None:
         session.run_with_iobinding(binding)
 
-    number = session.get_session_options().intra_op_num_threads
+    def number() -> int:
+        return session.get_session_options().intra_op_num_threads
+
     return Opened(run, binding.copy_outputs_to_cpu, number, onnxruntime.__version__)
 
 
@@ -142,8 +146,10 @@ def openvino(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
     def results() -> list[Array]:
         return [request.get_output_tensor(i).data.copy() for i in range(len(compiled.outputs))]
 
-    version = openvino.__version__.partition("-")[0]
-    return Opened(request.infer, results, int(compiled.get_property("INFERENCE_NUM_THREADS")), version)
+    def number() -> int:
+        return int(compiled.get_property("INFERENCE_NUM_THREADS"))
+
+    return Opened(request.infer, results, number, openvino.__version__.partition("-")[0])
 
 
 RUNTIMES: dict[str, Callable[[Path, Sequence[Array], int], Opened]] = {

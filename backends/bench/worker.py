@@ -34,7 +34,7 @@ def main(runtime: str, folder: str, inputs: str, threads: str) -> None:
     opened = RUNTIMES[runtime](Path(folder), arrays, int(threads))
     with opened.context():
         opened.run()
-    say({"threads": opened.threads, "version": opened.version})
+    say({"threads": opened.threads(), "version": opened.version})
     for line in sys.stdin:
         order, *rest = json.loads(line)
         if order == "seconds":
@@ -48,7 +48,7 @@ def main(runtime: str, folder: str, inputs: str, threads: str) -> None:
         elif order == "kernels":
             from .kernel import times
 
-            say(times(Path(folder), arrays, *rest))
+            say(times(Path(folder), arrays, *rest, threads=int(threads)))
 
 
 def peak() -> int:

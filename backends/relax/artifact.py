@@ -39,7 +39,7 @@ from .exchange import Array as Array
 from .exchange import aligned, in_place, tensor, viewed
 from .exchange import kept as kept
 from .exchange import restored as restored
-from .runtime import lacking, load_runtime, load_tvm
+from .runtime import lacking, load_runtime
 from .threads import called
 
 FORMAT = 4
@@ -329,9 +329,7 @@ class _Program:
     """The virtual machine of one thread: two threads cannot use one at a time."""
 
     def __init__(self, library: Any) -> None:
-        machine = library["vm_load_executable"]()
-        processor, pooled = 1, 2
-        machine["vm_initialization"](processor, 0, pooled)
+        machine = _machine(library)
         self.main = machine["main"]
         self.into = machine["main_into"]
         self._rooms: dict[str, Array] = {}
@@ -381,9 +379,15 @@ def opened(folder: Path) -> tuple[Any, dict[str, Any], list[Any]]:
         NetcError: as `Artifact.load`.
     """
     manifest, library, constants = _read(folder)
-    tvm = load_tvm()
-    machine = tvm.runtime.vm.VirtualMachine(library, tvm.cpu())
-    return machine, manifest, [kept(constants[name]) for name in manifest["constants"]]
+    return _machine(library), manifest, [kept(constants[name]) for name in manifest["constants"]]
+
+
+def _machine(library: Any) -> Any:
+    """A virtual machine that runs the functions of a library."""
+    machine = library["vm_load_executable"]()
+    processor, pooled = 1, 2
+    machine["vm_initialization"](processor, 0, pooled)
+    return machine
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Any, dict[str, Array]]:

@@ -96,6 +96,11 @@ def bench(
             print(json.dumps(board.data(), indent=1))
         elif len(read) > 1:
             _print_means(board)
+        if html is not None:
+            from .compiler.report.board import board_page
+
+            with written_whole(html) as partial:
+                partial.write_text(board_page(board.data()), "utf-8")
         if samples is not None:
             with written_whole(samples) as partial:
                 partial.write_text("\n".join(board.samples()) + "\n", "utf-8")

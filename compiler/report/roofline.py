@@ -15,7 +15,12 @@ from .chart import Frame, Scale, powers, si, words
 _FRAME = Frame(480, 400, left=74, right=16, top=16, bottom=50)
 
 
-class _Point(NamedTuple):
+BOX = f"0 0 {_FRAME.width} {_FRAME.height}"
+NAME = "Roofline: operations per second over operations per byte"
+UNIT = "operations per second"
+
+
+class Spot(NamedTuple):
     """A group where it stands: operations per byte, and operations per second, or operations where nothing is known
     of bandwidth."""
 
@@ -34,28 +39,45 @@ def roofline(summary: Summary, labels: Sequence[str], colours: Sequence[int]) ->
     if not after:
         return "", caption
     machine = summary.machine
-    roof = None if machine.dram is None else 2 * machine.macs if machine.macs else None
-    ridge = roof / machine.dram if roof and machine.dram else None
+    roof = 2 * machine.macs if machine.dram is not None and machine.macs else None
+    units = "operations per byte of DRAM traffic", "operations of a group" if machine.dram is None else UNIT
+    drawn = plot(after, before, labels, colours, units, Roof(machine.dram, roof))
+    name = "Operations over operations per byte" if machine.dram is None else NAME
+    return f'<svg id="roofline" viewBox="{BOX}" role="img" aria-label="{name}">{drawn}</svg>', caption
+
+
+class Roof(NamedTuple):
+    """Bytes and operations a second; None where not known."""
+
+    bandwidth: float | None
+    operations: float | None
+    what: str = "DRAM"
+    """What the bandwidth is of."""
+
+
+def plot(
+    after: Sequence[Spot],
+    before: Sequence[Spot],
+    labels: Sequence[str],
+    colours: Sequence[int],
+    units: tuple[str, str],
+    roof: Roof,
+) -> str:
+    """What is inside of the drawing: a grid, roofs, and a spot for each group; hollow ones where it was before."""
+    bandwidth, top, _ = roof
+    ridge = top / bandwidth if top and bandwidth else None
     xs = [p.x for p in (*after, *before)] + ([ridge * 1.6] if ridge else [])
-    ys = [p.y for p in (*after, *before)] + ([roof * 1.6] if roof else [])
+    ys = [p.y for p in (*after, *before)] + ([top * 1.6] if top else [])
     across, up = powers([min(xs) / 1.1, max(xs) * 1.1]), powers([min(ys) / 1.3, max(ys) * 1.3])
     x, y = _FRAME.across(across, log=True), _FRAME.up(up, log=True)
-    known = machine.dram is not None
-    parts = [
-        *_FRAME.grid_across(x, across, "operations per byte of DRAM traffic", si),
-        *_FRAME.grid_up(y, up, "operations per second" if known else "operations of a group", si),
-    ]
-    if machine.dram is not None:
-        parts.extend(_roofs(x, y, machine.dram, roof, [*after, *before]))
+    parts = [*_FRAME.grid_across(x, across, units[0], si), *_FRAME.grid_up(y, up, units[1], si)]
+    if bandwidth is not None:
+        parts.extend(_roofs(x, y, bandwidth, top, [*after, *before], roof.what))
     parts.extend(_marks(after, before, labels, colours, x, y))
-    name = (
-        "Roofline: operations per second over operations per byte" if known else "Operations over operations per byte"
-    )
-    box = f"0 0 {_FRAME.width} {_FRAME.height}"
-    return f'<svg id="roofline" viewBox="{box}" role="img" aria-label="{name}">{"".join(parts)}</svg>', caption
+    return "".join(parts)
 
 
-def _points(summary: Summary, labels: Sequence[str], *, alone: bool = False) -> Iterator[_Point]:
+def _points(summary: Summary, labels: Sequence[str], *, alone: bool = False) -> Iterator[Spot]:
     """Groups of multiply-accumulates; `alone`: the same nodes layer by layer, where that is another thing."""
     machine, whole = summary.machine, summary.after or 1
     spent = [_spent(summary, share, alone=False) for share in summary.shares]
@@ -73,7 +95,7 @@ def _points(summary: Summary, labels: Sequence[str], *, alone: bool = False) -> 
         what = "layer by layer" if alone else f"one group of {len(share.group.nodes)}"
         title = f"{labels[i]} {share.group.name if share.group.name not in labels[i] else ''}".rstrip()
         y = speed if machine.dram is not None and speed is not None else 2.0 * share.macs
-        yield _Point(i, 2 * share.macs / moved, y, weight, "\n".join([f"{title}, {what}", *facts]))
+        yield Spot(i, 2 * share.macs / moved, y, weight, "\n".join([f"{title}, {what}", *facts]))
 
 
 def _spent(summary: Summary, share: Share, *, alone: bool) -> tuple[int, float | None] | None:
@@ -91,7 +113,7 @@ def _time(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} µs"
 
 
-def _roofs(x: Scale, y: Scale, dram: float, roof: float | None, points: Sequence[_Point]) -> Iterator[str]:
+def _roofs(x: Scale, y: Scale, dram: float, roof: float | None, points: Sequence[Spot], what: str) -> Iterator[str]:
     """The slope of the bandwidth, and the roof of the arithmetic where it is known."""
     left, top = max(x.low, y.low / dram), min(y.high, roof or y.high)
     right = min(x.high, top / dram)
@@ -102,7 +124,7 @@ def _roofs(x: Scale, y: Scale, dram: float, roof: float | None, points: Sequence
         yield f'<path class="ceiling" d="M{x(x.low)} {y(roof)}H{x(right)}"/>'
         yield words("roofed", x(x.low) + 6, y(roof) - 7, f"MACs {si(roof)} operations/s", "start")
     if right > left:
-        text = f"DRAM {si(dram, 'B/s')}"
+        text = f"{what} {si(dram, 'B/s')}"
         run, rise = x(right) - x(left), y(right * dram) - y(left * dram)
         half = min(0.5, 3.6 * len(text) / hypot(run, rise))
         part = min(max((x(_widest(left, right, [p.x for p in points])) - x(left)) / run, half), 1 - half)
@@ -119,8 +141,8 @@ def _widest(low: float, high: float, points: Sequence[float]) -> float:
 
 
 def _marks(
-    after: Sequence[_Point],
-    before: Sequence[_Point],
+    after: Sequence[Spot],
+    before: Sequence[Spot],
     labels: Sequence[str],
     colours: Sequence[int],
     x: Scale,
@@ -141,19 +163,17 @@ def _marks(
     yield from _names(shown, before, labels, x, y)
 
 
-def _radius(point: _Point) -> float:
+def _radius(point: Spot) -> float:
     return round(3.2 + 16 * sqrt(point.weight), 1)
 
 
-def _circle(kind: str, p: _Point, radius: float, colours: Sequence[int], x: Scale, y: Scale) -> str:
+def _circle(kind: str, p: Spot, radius: float, colours: Sequence[int], x: Scale, y: Scale) -> str:
     place = f'cx="{x(p.x)}" cy="{y(p.y)}" r="{min(radius, 13):g}"'
     title = html.escape(p.title)
     return f'<circle class="{kind} c{colours[p.group]}" data-group="{p.group}" {place}><title>{title}</title></circle>'
 
 
-def _names(
-    shown: Sequence[_Point], before: Sequence[_Point], labels: Sequence[str], x: Scale, y: Scale
-) -> Iterator[str]:
+def _names(shown: Sequence[Spot], before: Sequence[Spot], labels: Sequence[str], x: Scale, y: Scale) -> Iterator[str]:
     """Labels where there is room, the weightiest groups first."""
     taken = [_around(x(p.x), y(p.y), min(_radius(p), 13)) for p in shown]
     taken += [_around(x(p.x), y(p.y), 3.6) for p in before]
@@ -188,7 +208,7 @@ def _meet(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _said(summary: Summary, after: Sequence[_Point], before: Sequence[_Point]) -> Iterator[str]:
+def _said(summary: Summary, after: Sequence[Spot], before: Sequence[Spot]) -> Iterator[str]:
     by = "time" if summary.machine.dram is not None else "traffic"
     if after:
         yield f"● a group, its area by its part of the {by}"
