@@ -119,11 +119,11 @@ def test_kernels_mean_what_pytorch_says(case: str, m: int):
         assert np.abs(found - wanted).max() <= 5e-6 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize(("m", "most"), [(2, 1.5), (4, 3.0)])
+@pytest.mark.parametrize(("m", "most"), [(2, 5), (4, 16)])
 def test_the_error_is_within_its_bound(m: int, most: float):
-    graph = convolution("f32[1, 128, 16, 16]", 32, ((1, 1), (1, 1)))
-    errors = [error(*run(build(prepare(graph, {}), HERE, choices=Fixed(plan)), graph)) for plan in (PLANS[m], "direct")]
-    assert errors[0] <= most * errors[1]
+    graph = convolution("f32[1, 256, 12, 12]", 32, ((1, 1), (1, 1)))
+    found, wanted = run(build(prepare(graph, {}), HERE, choices=Fixed(PLANS[m])), graph)
+    assert error(found, wanted) <= most * 2**-24
 
 
 def test_what_follows_is_computed_where_results_are_stored():

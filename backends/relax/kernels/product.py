@@ -23,29 +23,42 @@ def product(
     right: Callable[..., Any],
     store: Callable[[int, Any, Any], None],
     start: Callable[[int, Any], Any] | None = None,
+    parts: int = 0,
 ) -> None:
     """Statements that accumulate `left(i, *k) · right(*k, j)` over k in registers, and store the sums.
 
     `height` rows i, known when the code is made, by `width` columns j, whole vectors; k goes through loops of
     `steps`. `right` and `start`, the values to begin with, are read along a vector at a time, and so `store(i, j,
-    value)` is called.
+    value)` is called. With `parts`, each iteration of so many outermost loops is summed for itself and then added, for
+    which registers should suffice twice over: errors grow with the root of the number of terms that are summed in turn.
     """
     vectors, lanes = width // machine.lanes, literal(machine.lanes)
-    sums = T.alloc_buffer((height, vectors, machine.lanes), dtype, scope="local")
     tiles = [(i, v) for i in range(height) for v in range(vectors)]
-    for i, v in tiles:
-        with T.vectorized(literal(0), lanes) as lane:
-            first = start(i, literal(v) * lanes + lane) if start else zero(dtype)
-            T.buffer_store(sums, first, [literal(i), literal(v), lane])
-    with ExitStack() as loops:
-        k = [loops.enter_context(T.serial(literal(0), extent)) for extent in steps]
+
+    def each(statement: Callable[[list[Any]], None]) -> None:
         for i, v in tiles:
             with T.vectorized(literal(0), lanes) as lane:
-                at = [literal(i), literal(v), lane]
-                T.buffer_store(sums, sums[tuple(at)] + left(i, *k) * right(*k, literal(v) * lanes + lane), at)
-    for i, v in tiles:
-        with T.vectorized(literal(0), lanes) as lane:
-            store(i, literal(v) * lanes + lane, sums[literal(i), literal(v), lane])
+                statement([literal(i), literal(v), lane])
+
+    def column(at: Sequence[Any]) -> Any:
+        return at[1] * lanes + at[2]
+
+    def sums() -> Any:
+        return T.alloc_buffer((height, vectors, machine.lanes), dtype, scope="local")
+
+    total = sums()
+    each(lambda at: T.buffer_store(total, start(int(at[0]), column(at)) if start else zero(dtype), at))
+    with ExitStack() as outer:
+        k = [outer.enter_context(T.serial(literal(0), extent)) for extent in steps[:parts]]
+        part = sums() if parts else total
+        if parts:
+            each(lambda at: T.buffer_store(part, zero(dtype), at))
+        with ExitStack() as inner:
+            k += [inner.enter_context(T.serial(literal(0), extent)) for extent in steps[parts:]]
+            each(lambda at: T.buffer_store(part, part[tuple(at)] + left(int(at[0]), *k) * right(*k, column(at)), at))
+        if parts:
+            each(lambda at: T.buffer_store(total, total[tuple(at)] + part[tuple(at)], at))
+    each(lambda at: store(int(at[0]), column(at), total[tuple(at)]))
 
 
 def register_tile(columns: int, machine: Machine, *, rows: int | None = None) -> tuple[int, int]:
