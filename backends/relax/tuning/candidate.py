@@ -77,7 +77,7 @@ class Candidate:
                 self._pipe.close()
                 for other in _living:
                     other.close()
-                _prepare(self._messages.fileno(), threads)
+                _prepare(self._messages.fileno())
                 # With one thread its own time counts, to which other work on the machine adds nothing.
                 clock = time.thread_time if threads == 1 else time.perf_counter
                 _in_a_thread(lambda: _serve(theirs, build, expected, clock))
@@ -165,8 +165,8 @@ class Candidate:
         return Failure(f"{how}: {lines[-1][:300]}" if lines else how)
 
 
-def _prepare(messages: int, threads: int) -> None:
-    """Make a fork independent: silent, with threads of its own, and not to be stopped from the keyboard, since the
+def _prepare(messages: int) -> None:
+    """Make a fork independent: silent, and not to be stopped from the keyboard, since the
     process that it works for is, and ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -175,7 +175,6 @@ def _prepare(messages: int, threads: int) -> None:
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     os.dup2(messages, 2)
-    os.environ["TVM_NUM_THREADS"] = str(threads)
 
 
 def _in_a_thread(work: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from ..build import build, probe
 from ..choice import Choices
 from ..lower import lower
 from ..machine import Machine
+from ..threads import use
 from ..untyped import structural_hash, tvm
 from .candidate import Failure, Program, Same
 from .task import Task
@@ -19,9 +20,11 @@ def program(task: Task, machine: Machine, choices: Choices, known: Collection[st
 
     Raises:
         NetcError: where it cannot be built.
-        Failure: where the kernel alone does not ask what it asks as a part of its model.
+        Failure: where the kernel alone does not ask what it asks as a part of its model, or threads cannot be had.
         Same: where the kernel is one of those that are `known`: not every parameter matters whatever the others are.
     """
+    if not use(machine.threads):
+        raise Failure(f"TVM does not run with {machine.threads} threads here")
     lowered = lower(task.graph, machine, task.groups, choices)
     if task.question not in {asked.question for asked in lowered.asked}:
         raise Failure("the kernel alone does not ask this question")
