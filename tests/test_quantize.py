@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +14,36 @@ import onnx
 import onnxruntime
 import pytest
 from netc.backends import interchange, pytorch
+from netc.backends.relax.artifact import kept
+from netc.backends.relax.build import Built, build, prepare
+from netc.backends.relax.dot import has_dots
+from netc.backends.relax.machine import host, machine
+from netc.backends.relax.untyped import tvm
 from netc.compiler import program
 from netc.compiler import tree as t
 from netc.compiler.axes import analyse
 from netc.compiler.calibration import Calibration, Noise
 from netc.compiler.calibration import Source as Data
 from netc.compiler.contract import Contract
+from netc.compiler.fusion.group import Group
+from netc.compiler.fusion.work import Work
 from netc.compiler.graph import Graph, Node, ParameterRef, Value, verify
 from netc.compiler.library import level_steps, library
 from netc.compiler.operators.operator import ShapeError
 from netc.compiler.operators.quantization import Dequantize, Quantize
+from netc.compiler.passes.widen import widen
 from netc.compiler.pipeline import run
 from netc.compiler.probe import bound, probed
 from netc.compiler.receipt import receipt
 from netc.compiler.source import Source
 from netc.compiler.syntax import parse
+from netc.compiler.target import LLVM
 from netc.compiler.text import print_graph, read_graph
 from netc.compiler.transforms import Outcome, Refusal
 from netc.compiler.transforms.quantize import quantize
 from netc.compiler.types import DType
 from netc.compiler.weights import InMemory, value
-from strategies import type_of
+from strategies import Builder, type_of
 
 # ------------------------------------------------------------------------------------------------------- operators
 
@@ -318,3 +329,162 @@ def test_it_stands_in_a_file_and_has_a_receipt() -> None:
     assert found.measured is not None
     assert 0 < found.measured.relative < 0.1
     assert {"a.weight", "b.weight"} <= set(found.changed)
+
+
+# ------------------------------------------------------------------------------------------------------ processors
+
+HERE = host(threads=1)
+
+LAYERS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "surrounded": ("conv2d", "u8[2, 8, 9, 11]", "i8[24, 8, 3, 3]", {"padding": 1}),
+    "of colours": ("conv2d", "u8[2, 3, 13, 13]", "i8[16, 3, 5, 5]", {"stride": 2, "padding": ((1, 2), (2, 2))}),
+    "alone": ("conv2d", "u8[1, 16, 7, 7]", "i8[20, 16, 1, 1]", {}),
+    "spread": ("conv2d", "u8[1, 4, 9, 9]", "i8[16, 4, 3, 3]", {"dilation": 2}),
+    "in groups": ("conv2d", "u8[1, 16, 6, 6]", "i8[32, 8, 3, 3]", {"groups": 2, "padding": 1}),
+    "in odd groups": ("conv2d", "u8[1, 6, 6, 6]", "i8[10, 3, 3, 3]", {"groups": 2}),
+    "by channel": ("conv2d", "u8[2, 32, 9, 9]", "i8[32, 1, 3, 3]", {"groups": 32, "padding": 1}),
+    "by odd channel": ("conv2d", "u8[1, 5, 9, 9]", "i8[5, 1, 3, 3]", {"groups": 5, "stride": 2}),
+    "signed": ("conv2d", "i8[1, 8, 6, 6]", "i8[16, 8, 3, 3]", {"padding": 1}),
+    "signed by channel": ("conv2d", "i8[1, 16, 6, 6]", "i8[16, 1, 3, 3]", {"groups": 16, "padding": 1}),
+    "on a line": ("conv1d", "u8[1, 4, 12]", "i8[16, 4, 3]", {"padding": 1}),
+    "in space": ("conv3d", "u8[1, 4, 5, 5, 5]", "i8[16, 4, 2, 2, 2]", {}),
+    "a product": ("linear", "u8[5, 24]", "i8[33, 24]", {}),
+    "a product of rows": ("linear", "u8[2, 7, 16]", "i8[48, 16]", {}),
+    "a signed product": ("linear", "i8[3, 16]", "i8[16, 16]", {}),
+    "an odd product": ("linear", "u8[3, 10]", "i8[16, 10]", {}),
+}
+ZEROS = {"u8": 131, "i8": -20}
+
+
+def layers(names: Sequence[str], *, bias: bool = True, per_channel: bool = True) -> tuple[Graph, dict[str, np.ndarray]]:
+    """Layers of integers, whose results are fractions, and their inputs: none of which lies between two integers."""
+    b, rng = Builder(), np.random.default_rng(0)
+    results: list[Value] = []
+    feeds: dict[str, np.ndarray] = {}
+    numbers: dict[str, np.ndarray] = {}
+
+    def parameter(path: str, array: np.ndarray) -> ParameterRef:
+        numbers[path] = array
+        dtype = {"int8": DType.I8, "int32": DType.I32, "float32": DType.F32}[str(array.dtype)]
+        return b.parameter(path, array.shape, "given", dtype=dtype, buffer=True)
+
+    for i, name in enumerate(names):
+        operator, x, weight, attributes = LAYERS[name]
+        kind, size = type_of(x), [int(str(d)) for d in type_of(weight).shape]
+        dtype, step = kind.dtype.value, 0.03 + i / 512
+        least = 0 if dtype == "u8" else -128
+        whole = rng.integers(least, least + 256, [int(str(d)) for d in kind.shape])
+        feeds[f"x{i}"] = ((whole - ZEROS[dtype]) * step).astype("float32")
+        scale = b("constant", value=step, dtype="f32")
+        zero = b("constant", value=ZEROS[dtype], dtype=dtype)
+        q = b("quantize", b.input(f"x{i}", x.replace(dtype, "f32", 1)), scale, zero, dtype=dtype)
+        w = parameter(f"w{i}", rng.integers(-127, 128, size).astype("int8"))
+        s = parameter(f"s{i}", rng.uniform(0.001, 0.002, size[:1] if per_channel else ()).astype("float32"))
+        given = [b("dequantize", q, scale, zero), b("dequantize", w, s, None, axis=0 if per_channel else None)]
+        third = None
+        if bias:
+            integers = parameter(f"b{i}", rng.integers(-2000, 2000, size[:1]).astype("int32"))
+            steps = parameter(f"t{i}", rng.uniform(0.001, 0.002, size[:1]).astype("float32"))
+            third = b("dequantize", integers, steps, None, axis=0)
+        results.append(b(operator, *given, third, **attributes))
+    graph = b.done(*results)
+    return graph.with_parameters([replace(graph.parameters[k], data=InMemory(v)) for k, v in numbers.items()]), feeds
+
+
+def executed(graph: Graph, feeds: dict[str, np.ndarray], built: Built) -> list[np.ndarray]:
+    call = tvm.runtime.vm.VirtualMachine(built.executable, tvm.cpu())["main"]
+    found = call(*(kept(feeds[name]) for name in graph.inputs), *map(kept, built.constants.values()))
+    return [array.numpy() for array in found]
+
+
+def assert_means_the_same(graph: Graph, feeds: dict[str, np.ndarray], built: Built) -> None:
+    wanted = pytorch.run(widen(graph), {name: x.astype("float64") for name, x in feeds.items()})
+    for ours, theirs in zip(executed(graph, feeds, built), wanted.values(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+
+
+def assert_agrees(graph: Graph, built: Built) -> None:
+    """A model to a few steps of its integers: a sum on the edge rounds either way."""
+    feeds = example(graph)
+    (found,) = executed(graph, feeds, built)
+    (wanted,) = pytorch.run(graph, feeds).values()
+    assert np.abs(found - wanted).max() <= 0.06 * np.abs(wanted).max()
+
+
+def assembly(built: Built) -> str:
+    return str(built.executable.mod.imports[0].inspect_source("asm"))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_layers_of_integers_mean_what_pytorch_says(plain: bool) -> None:
+    graph, feeds = layers(list(LAYERS), bias=not plain, per_channel=not plain)
+    built = build(prepare(graph, {}), HERE)
+    assert "generic" not in built.report.counts
+    assert_means_the_same(graph, feeds, built)
+
+
+def test_a_processor_without_the_instruction_decodes_what_it_reads() -> None:
+    graph, feeds = layers([name for name in LAYERS if "by" not in name])
+    older = machine(LLVM(cpu="haswell", threads=1))
+    assert not has_dots(older)
+    built = build(prepare(graph, {}), older)
+    assert "vpdpbusd" not in assembly(built)
+    if older.native:
+        assert_means_the_same(graph, feeds, built)
+
+
+@pytest.mark.skipif(not has_dots(HERE), reason="this processor has no instruction for four products of bytes")
+@pytest.mark.parametrize("name", ["surrounded", "of colours", "alone", "in groups", "signed", "a product"])
+def test_four_products_are_one_instruction_and_sums_stay_in_registers(name: str) -> None:
+    text = assembly(build(prepare(layers([name])[0], {}), HERE))
+    words = [line.split()[0] for line in text.splitlines() if line.startswith("\t") and not line.startswith("\t.")]
+    at = [i for i, word in enumerate(words) if word == "vpdpbusd"]
+    assert at
+    between = [words[i] for a, b in pairwise(at) if b - a < 8 for i in range(a + 1, b)]
+    stores = sum(word.startswith("vmovdqu") for word in between)
+    assert stores < len(at) / 2
+
+
+@pytest.mark.parametrize(("name", "model"), MODELS)
+def test_compiled_models_agree_to_a_few_steps(name: str, model: str) -> None:
+    graph = bound(rounded(drawn(name, model)).graph, {"N": 1})
+    built = build(prepare(graph, {}), HERE)
+    assert_agrees(graph, built)
+    # A kernel for each layer and pool with all that follows it, and one for the input.
+    assert len(built.groups) == sum(kinds(graph)[k] for k in ("conv2d", "linear", "max_pool2d", "mean")) + 1
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_kernels_are_the_groups(whole: bool) -> None:
+    """Each working node alone, or each with those after it that read nothing else."""
+    graph = bound(rounded(drawn("resnet", "resnet18")).graph, {"N": 1})
+    prepared = prepare(graph, {})
+    work = Work(prepared)
+    groups: list[list[str]] = []
+    for path, node in work.nodes.items():
+        begins = node.op.name in ("conv2d", "linear", "max_pool2d", "mean", "dequantize") or not groups
+        if whole and not begins and work.before[path] == (groups[-1][-1],):
+            groups[-1].append(path)
+        else:
+            groups.append([path])
+    built = build(prepared, HERE, groups=[Group(g[-1], tuple(g)) for g in groups])  # where the promise is held
+    assert_agrees(graph, built)
+
+
+def test_images_of_any_size_and_number() -> None:
+    b, rng = Builder(), np.random.default_rng(0)
+    scale, zero = b("constant", value=0.05, dtype="f32"), b("constant", value=100, dtype="u8")
+    q = b("quantize", b.input("x", "f32[N, 8, H, W]"), scale, zero, dtype="u8")
+    w = b.parameter("w", (16, 8, 3, 3), "given", dtype=DType.I8, buffer=True)
+    s = b.parameter("s", (16,), "given", buffer=True)
+    y = b("conv2d", b("dequantize", q, scale, zero), b("dequantize", w, s, None, axis=0), None, padding=1)
+    numbers = {
+        "w": rng.integers(-127, 128, (16, 8, 3, 3)).astype("int8"),
+        "s": rng.uniform(0.001, 0.002, 16).astype("float32"),
+    }
+    graph = b.done(y)
+    graph = graph.with_parameters([replace(graph.parameters[k], data=InMemory(v)) for k, v in numbers.items()])
+    built = build(prepare(graph, {}), HERE)
+    for n, height, width in ((1, 5, 7), (3, 12, 20)):
+        x = ((rng.integers(0, 256, (n, 8, height, width)) - 100) * 0.05).astype("float32")
+        assert_means_the_same(bound(graph, {"N": n, "H": height, "W": width}), {"x": x}, built)

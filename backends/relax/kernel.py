@@ -10,7 +10,7 @@ from ...compiler.types import Dim, Expression, divide
 from .half import DTYPES, HALF, narrowed, widened
 from .index import literal
 from .machine import Machine
-from .tensor import Order, Tensor, index_expression, logical, plain
+from .tensor import Code, Order, Tensor, index_expression, logical, plain
 from .untyped import te, tirx
 
 
@@ -37,6 +37,7 @@ class View:
         self._place = tensor.place
         self._kernel = kernel
         self._source = source
+        self._code = tensor.code
 
     @property
     def tensor(self) -> Any:
@@ -52,7 +53,8 @@ class View:
             return tirx.const(self._exact(self.number), self.dtype)
         if self._place is not None:
             index = self._place(index, self._kernel)
-        return widened(self._source(*([index[a] for a in self._order] or [literal(0)])), self.type.dtype)
+        value = self._source(*([index[a] for a in self._order] or [literal(0)]))
+        return widened(value, self.type.dtype) if self._code is None else decoded(value, self._code, self.dtype)
 
     def _rounded(self, value: Any) -> Any:
         return widened(narrowed(value, self.type.dtype), self.type.dtype)
@@ -65,6 +67,15 @@ class View:
         """The element for an index into a shape that this one broadcasts to."""
         own = index[len(index) - len(self.shape) :]
         return self[[literal(0) if d == 1 else i for i, d in zip(own, self.type.shape, strict=True)]]
+
+
+def decoded(value: Any, code: Code, dtype: str) -> Any:
+    """The number that an integer in memory stands for."""
+    number = tirx.Cast("int32", value)
+    if code.zero:
+        number = number - tirx.const(code.zero, "int32")
+    number = number if dtype == "int32" else tirx.Cast(dtype, number)
+    return number if code.scale is None else number * tirx.const(code.scale, dtype)
 
 
 class Kernel:

@@ -70,6 +70,15 @@ chain_rules: dict[str, Callable[[Any, Work, Sequence[str], Resolve], Tensor]] = 
 the group's paths, and a way to the tensors that it reads, to its result."""
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """A constant tensor as integers times scales: one for all, or one for each index of its first axis."""
+
+    made: Tensor
+    integers: Tensor
+    scale: Tensor
+
+
 @dataclass
 class Lowering:
     """The state of one lowering, and the vocabulary that rules are written in."""
@@ -98,6 +107,9 @@ class Lowering:
 
     asked: list[Asked] = field(default_factory=list[Asked])
     """What kernels asked, in order."""
+
+    rounded: dict[Any, Rounded] = field(default_factory=dict[Any, "Rounded"])
+    """By the key of a constant tensor, the integers that it was made of."""
 
     _imported: dict[Any, Any] = field(default_factory=dict[Any, Any])
     _made: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor])
@@ -134,7 +146,7 @@ class Lowering:
             source: Any = None
             if tensor.number is None:
                 extents = [kernel.dim(d) for d in tensor.stored]
-                source = te.placeholder(extents, STORED[tensor.type.dtype], f"in{i}")
+                source = te.placeholder(extents, STORED[tensor.kept], f"in{i}")
                 arguments.append((tensor, source))
             views.append(View(tensor, kernel, source))
         made = body(kernel, *views)
@@ -310,7 +322,7 @@ class Lowering:
         if tensor.expr not in self._imported:
             name = f"{self.path}:{len(self.exports)}"
             self.exports[name] = tensor.expr
-            self._imported[tensor.expr] = self.main.parameter(name, tensor.type.dtype, tensor.stored)
+            self._imported[tensor.expr] = self.main.parameter(name, tensor.kept, tensor.stored)
         return self._imported[tensor.expr]
 
     def fill(self, tensor: Tensor) -> Tensor:
@@ -330,8 +342,8 @@ class Lowering:
         return self._copy(tensor, order)
 
     def stored(self, tensor: Tensor) -> Tensor:
-        """The tensor itself, or a copy of what it is a view of."""
-        return tensor if tensor.place is None else self._copy(tensor, tensor.order)
+        """The tensor itself, or a copy of what it is a view of, or is kept otherwise than it is."""
+        return tensor if tensor.place is None and tensor.code is None else self._copy(tensor, tensor.order)
 
     def _copy(self, tensor: Tensor, order: Order) -> Tensor:
         return self.once(
@@ -382,7 +394,8 @@ class Lowering:
             return tensor.seen(type, order, place)
         if order is None:
             tensor, order = self.plain(tensor), plain(type.rank)
-        return self._reinterpreted(self.stored(tensor), type, order)
+        whole = tensor if tensor.place is None else self.stored(tensor)
+        return self._reinterpreted(whole, type, order)
 
     def _reinterpreted(self, tensor: Tensor, type: TensorType, order: Order) -> Tensor:
         """The same bytes as another type."""
@@ -390,11 +403,11 @@ class Lowering:
         shape = tuple(type.shape[a] for a in order) or (1,)
         if shape == tensor.stored:
             return replace(tensor, type=type, order=order)
-        result = stage.type(type.dtype, shape)
+        result = stage.type(tensor.kept, shape)
         extents = [index_expression(d, stage.symbol) for d in shape]
 
         def within(source: Any) -> Any:
-            return self._rearranged(stage, tensor, source, TensorType(type.dtype, shape))
+            return self._rearranged(stage, tensor, source, TensorType(tensor.kept, shape))
 
         made = stage.bind(relax.op.reshape(tensor.expr, extents), result, self.owner, within)
         return replace(tensor, type=type, expr=made, order=order)
@@ -484,7 +497,8 @@ def _elementwise_pattern(inputs: Sequence[Tensor], type: TensorType, order: Orde
             return Pattern.INJECTIVE
         if moved(tensor.order, type.shape) != moved(order, type.shape):
             return Pattern.INJECTIVE
-    return Pattern.ELEMENTWISE if all(t.type.shape == type.shape for t in inputs) else Pattern.BROADCAST
+    same = all(t.type.shape == type.shape or t.number is not None for t in inputs)
+    return Pattern.ELEMENTWISE if same else Pattern.BROADCAST
 
 
 @rules(Input)

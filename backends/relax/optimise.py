@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .destination import with_destinations
+from .dot import PIPELINE
 from .machine import Machine
 from .schedule import SCHEDULED, Report, schedule
 from .sizes import with_ordered_sizes
@@ -102,12 +103,12 @@ def generate(module: Any, machine: Machine) -> Any:
     small float64 image that is interpolated; LLVM finds that itself, and then it goes without that vectoriser.
     """
     try:
-        return relax.build(module, machine.target, relax_pipeline=None)
+        return relax.build(module, machine.target, relax_pipeline=None, tir_pipeline=PIPELINE)
     except RuntimeError as error:
         if "LLVM module verification failed" not in str(error):
             raise
     target = tvm.target.Target({**machine.target.export(), "cl-opt": ["-vectorize-slp:bool=0"]})
-    return relax.build(module, target, relax_pipeline=None)
+    return relax.build(module, target, relax_pipeline=None, tir_pipeline=PIPELINE)
 
 
 def _sequence(*passes: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ...compiler.types import Dim, Expression, Quotient, Shape, TensorType, divide
+from ...compiler.types import Dim, DType, Expression, Quotient, Shape, TensorType, divide
 from .index import flatten, literal
 from .untyped import tirx
 
@@ -28,6 +28,15 @@ Place = Callable[[Sequence[Any], Dims], list[Any]]
 """Where the element at an index of a view lies in what it is a view of."""
 
 
+@dataclass(frozen=True)
+class Code:
+    """Integers of `dtype` that stand for others: q for (q - zero) · scale, or for q - zero where there is no scale."""
+
+    dtype: DType
+    zero: int
+    scale: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Tensor:
     """A value: `expr` holds `base` (by default `type`) stored in `order`; with `place` it is a view of that."""
@@ -44,6 +53,13 @@ class Tensor:
     place: Place | None = None
     limit: Dim | None = None
     """What whole numbers in it are known to lie below: positions that are read from sizes, not from data."""
+    code: Code | None = None
+    """How its numbers are kept in memory, where not as they are: kernels decode what they read."""
+
+    @property
+    def kept(self) -> DType:
+        """What `expr` holds numbers of."""
+        return self.code.dtype if self.code else self.type.dtype
 
     @property
     def storage(self) -> tuple[TensorType, Order]:
@@ -59,7 +75,7 @@ class Tensor:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for tensors that are the same storage seen in the same way."""
-        return (self.expr, self.order, self.place)
+        return (self.expr, self.order, self.place, self.code, self.type.dtype)
 
     def seen(self, type: TensorType, order: Order, place: Place) -> Tensor:
         """A view: `place` takes an index into `type` to one into this tensor."""

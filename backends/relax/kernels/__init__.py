@@ -12,6 +12,7 @@ from . import layout as layout
 from . import linear as linear
 from . import normalization as normalization
 from . import pooling as pooling
+from . import quantized as quantized
 from . import recurrent as recurrent
 from . import reduction as reduction
 from . import resampling as resampling

@@ -13,7 +13,7 @@ from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import Tensor, channels_last
 from ..untyped import te, tirx
-from . import winograd
+from . import quantized, winograd
 from .depthwise import depthwise
 from .numeric import cast, zero
 from .tiling import read, tiles, written
@@ -199,17 +199,14 @@ def pack(low: Lowering, weight: Tensor, width: int) -> Tensor:
 @rules(op.Conv1d, op.Conv2d, op.Conv3d)
 def _convolution(low: Lowering, node: op.Convolution, inputs: Inputs, types: Types) -> Tensor:
     x, weight, bias = inputs
-    return convolve(
-        low,
-        x,
-        weight,
-        bias,
-        types[0],
-        stride=node.stride,
-        padding=node.padding,
-        dilation=node.dilation,
-        groups=node.groups,
-    )
+    around: dict[str, Any] = {
+        "stride": node.stride,
+        "padding": node.padding,
+        "dilation": node.dilation,
+        "groups": node.groups,
+    }
+    made = quantized.convolution(low, x, weight, bias, types[0], **around)
+    return convolve(low, x, weight, bias, types[0], **around) if made is None else made
 
 
 @rules(op.ConvTranspose1d, op.ConvTranspose2d, op.ConvTranspose3d)

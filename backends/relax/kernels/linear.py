@@ -16,6 +16,7 @@ from ..machine import Machine
 from ..schedule.tile import KEY
 from ..tensor import Order, Tensor, logical, plain
 from ..untyped import te, tirx
+from . import quantized
 from .numeric import cast, zero
 from .reduction import SUM, reduce
 from .tiling import padded, read, symbolic_width, tiles, written
@@ -177,7 +178,8 @@ def pack(low: Lowering, b: Tensor, width: int) -> Tensor:
 @rules(op.Linear)
 def _linear(low: Lowering, node: op.Linear, inputs: Inputs, types: Types) -> Tensor:
     x, weight, bias = inputs
-    return linear(low, x, weight, bias, types[0])
+    made = quantized.product(low, x, weight, bias, types[0])
+    return linear(low, x, weight, bias, types[0]) if made is None else made
 
 
 @rules(op.Matmul)

@@ -23,6 +23,9 @@ rows at a time as the number after it says (0: all); `batch`, every tile is a ta
 an image with padding around; `channels` and `window`, the same where every channel is reduced for itself, in a few
 steps to be unrolled or in many."""
 
+DOT = "netc.dot"
+"""Marks a reduction whose steps are single instructions (../dot.py): its vectors are as long as a register."""
+
 SMALL = 1 << 15
 """Multiplications below which one thread is enough."""
 
@@ -176,11 +179,14 @@ def _column_blocks(
     return task, rows
 
 
-def vectorize(sch: Any, loop: Any, machine: Machine) -> None:
-    """Vectorise a loop; one that is no power of two long, which LLVM handles badly, as several vectors side by side."""
+def vectorize(sch: Any, loop: Any, machine: Machine, *, apart: bool = False) -> None:
+    """Vectorise a loop; one that is no power of two long, which LLVM handles badly, as several vectors side by side.
+
+    `apart`: one that is longer than a register too.
+    """
     length = extent(sch, loop)
     assert length is not None
-    if length & (length - 1):
+    if length & (length - 1) or (apart and length > machine.lanes):
         vectors, loop = sch.split(loop, [None, machine.lanes])
         sch.unroll(vectors)
     sch.vectorize(loop)
@@ -188,6 +194,7 @@ def vectorize(sch: Any, loop: Any, machine: Machine) -> None:
 
 def _accumulate(sch: Any, reduction: Any, at: Any, unrolled: bool, machine: Machine) -> None:
     """Compute the reduction for one tile, the tile innermost."""
+    apart = annotation(sch, reduction, DOT) is not None
     outside = _depth(sch, at)
     sch.compute_at(reduction, at, preserve_unit_loops=True)
     axes = list(sch.get(reduction).iter_vars)
@@ -196,7 +203,7 @@ def _accumulate(sch: Any, reduction: Any, at: Any, unrolled: bool, machine: Mach
     steps = [loop for loop, axis in pairs if int(axis.iter_type) == 2]
     spatial = [loop for loop, axis in pairs if int(axis.iter_type) != 2]
     sch.reorder(*steps, *spatial)
-    vectorize(sch, spatial[-1], machine)
+    vectorize(sch, spatial[-1], machine, apart=apart)
     for loop in spatial[:-1]:
         if (number(sch.get(loop).extent) or 99) <= 32:
             sch.unroll(loop)

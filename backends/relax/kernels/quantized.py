@@ -1,0 +1,328 @@
+"""Numbers kept as integers, and layers that compute with them.
+
+`dequantize` makes nothing: what reads its result reads the integers and decodes them, as half precision is widened. A
+layer whose input and weight are such numbers multiplies the integers, sums in i32, and what follows (scale, bias,
+activation, the next `quantize`) is computed from the sums before they are stored. Where the machine has no instruction
+for four products of bytes, layers decode what they read, and their weights are fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ....compiler.operators import quantization as op
+from ....compiler.types import DType, TensorType, volume
+from ..choice import size
+from ..dot import dot, has_dots
+from ..dot import word as packed_word
+from ..formula import Formula
+from ..half import DTYPES
+from ..index import flatten, literal, unflatten
+from ..kernel import Kernel, Pattern, View
+from ..lower import Inputs, Lowering, Rounded, Types, rules
+from ..schedule.inline import PAD
+from ..schedule.tile import DOT, KEY
+from ..tensor import Code, Tensor, channels_last, logical
+from ..untyped import te, tirx
+from .depthwise import depthwise
+from .numeric import cast, const
+from .reduction import SUM, reduce
+from .tiling import padded, read, tiles, written
+from .window import Pairs, pads, sizes, tiled, window
+
+BYTES = (DType.U8, DType.I8)
+
+
+@rules(op.Quantize)
+def _quantize(low: Lowering, node: op.Quantize, inputs: Inputs, types: Types) -> Tensor:
+    x, scale, zero = inputs
+    least, most = op.LIMITS[node.dtype]
+    dtype = DTYPES[x.type.dtype]
+
+    def rounded(x: Any, scale: Any, zero: Any = None) -> Any:
+        x = x * const(1 / float(scale), dtype) if isinstance(scale, tirx.FloatImm) else x / scale
+        whole = tirx.nearbyint(x)
+        whole = whole if zero is None else whole + cast(zero, dtype)
+        whole = tirx.min(tirx.max(whole, const(least, dtype)), const(most, dtype))
+        return cast(cast(whole, "int32"), DTYPES[node.dtype])
+
+    return low.elementwise("quantize", _along(low, node, x, scale, zero), types[0], rounded)
+
+
+@rules(op.Dequantize)
+def _dequantize(low: Lowering, node: op.Dequantize, inputs: Inputs, types: Types) -> Tensor:
+    x, scale, zero = inputs
+    numbers = [t.number for t in (scale, zero) if t is not None]
+    simple = not isinstance(x, Formula) and x.code is None and x.expr is not None and not x.constant
+    if simple and x.type.dtype in BYTES and all(isinstance(n, int | float) for n in numbers):
+        code = Code(x.type.dtype, int(numbers[1]) if zero is not None else 0, float(numbers[0]))
+        return replace(x, type=types[0], code=code)
+
+    def fraction(x: Any, scale: Any, zero: Any = None) -> Any:
+        dtype = DTYPES[types[0].dtype]
+        number = cast(x, dtype)
+        return (number if zero is None else number - cast(zero, dtype)) * scale
+
+    made = low.elementwise("dequantize", _along(low, node, x, scale, zero), types[0], fraction)
+    if x.constant and zero is None and node.axis in (None, 0) and x.type.dtype is DType.I8:
+        low.rounded[made.key] = Rounded(made, x, scale)
+    return made
+
+
+def _along(low: Lowering, node: op.Scaling, x: Tensor, *others: Tensor | None) -> list[Tensor]:
+    """The operands, with scale and zero point shaped to stand along their axis."""
+    given = [t for t in others if t is not None]
+    if node.axis is not None:
+        behind = (1,) * (x.type.rank - 1 - node.axis)
+        given = [low.reshape(t, TensorType(t.type.dtype, (*t.type.shape, *behind))) for t in given]
+    return [x, *given]
+
+
+# ------------------------------------------------------------------------------------------------------------ layers
+
+
+def convolution(
+    low: Lowering,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    type: TensorType,
+    *,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor | None:
+    """A convolution of integers as they are kept; None where it reads others, or would not gain by it."""
+    found = _integers(low, x, weight)
+    if found is None:
+        return None
+    outputs, inputs = sizes(low, weight)[:2]
+    wide = TensorType(DType.I32, type.shape)
+    if inputs == 1 and outputs == groups > 1:
+        code = x.code
+        assert code is not None
+        whole = replace(x, type=TensorType(DType.I32, x.type.shape), code=replace(code, scale=None))
+        factors = _wide(low, found.integers)
+        made = depthwise(low, whole, factors, None, wide, stride, padding, dilation)
+        return _scaled(low, made, 1, x, found, bias, corrected=False)
+    if not has_dots(low.machine) or (groups > 1 and (inputs % 4 or (outputs // groups) % 4)):
+        return None
+    made = _convolved(low, _raw(x), _zero(x), found.integers, wide, stride, padding, dilation, groups)
+    return _scaled(low, made, 1, x, found, bias, corrected=True)
+
+
+def product(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: TensorType) -> Tensor | None:
+    """`x` [..., K] by `weight` [F, K] as integers; None where they are others, or K is no multiple of 4."""
+    found = _integers(low, x, weight)
+    columns, inner = weight.type.shape
+    if found is None or not has_dots(low.machine) or not isinstance(columns, int) or not isinstance(inner, int):
+        return None
+    if inner % 4:
+        return None
+    made = _multiplied(low, _raw(x), found.integers, TensorType(DType.I32, type.shape))
+    return _scaled(low, made, type.rank - 1, x, found, bias, corrected=True)
+
+
+def _integers(low: Lowering, x: Tensor, weight: Tensor) -> Rounded | None:
+    """The integers of a weight, where what it multiplies are integers too."""
+    found = low.rounded.get(weight.key)
+    same = found is not None and found.made.type == weight.type
+    coded = x.code is not None and x.code.scale is not None and x.place is None and x.type.dtype is DType.F32
+    return found if same and coded else None
+
+
+def _raw(x: Tensor) -> Tensor:
+    """The integers in memory."""
+    return replace(x, type=TensorType(x.kept, x.type.shape), code=None)
+
+
+def _zero(x: Tensor) -> int:
+    assert x.code is not None
+    return x.code.zero
+
+
+def _wide(low: Lowering, weight: Tensor) -> Tensor:
+    """A weight as i32."""
+    type = TensorType(DType.I32, weight.type.shape)
+    return low.once(("wide", *weight.key), lambda: low.elementwise("widen", [weight], type, lambda w: cast(w, "int32")))
+
+
+def _scaled(
+    low: Lowering, sums: Tensor, axis: int, x: Tensor, found: Rounded, bias: Tensor | None, *, corrected: bool
+) -> Tensor:
+    """What sums of products of integers stand for; channels are along `axis`. Where it is to be `corrected`, the zero
+    point of `x` has been multiplied too."""
+    code = x.code
+    assert code is not None
+    assert code.scale is not None
+    step = code.scale
+    channels = (found.integers.type.shape[0],)
+    behind = (1,) * (sums.type.rank - 1 - axis)
+
+    def column(tensor: Tensor) -> Tensor:
+        return low.reshape(tensor, TensorType(tensor.type.dtype, (*channels, *behind))) if behind else tensor
+
+    factor = low.map(
+        "scale", [found.scale], TensorType(DType.F32, channels), lambda i, s: s.broadcast(i) * const(step, "float32")
+    )
+    offset = None
+    if corrected and _unsigned_zero(code):
+        whole = _wide(low, found.integers)
+        dims = list(range(1, whole.type.rank))
+        total = reduce(low, "sum", [whole], dims, TensorType(DType.I32, channels), SUM, keepdim=False)
+        zero = const(-_unsigned_zero(code), "int32")
+        offset = low.elementwise("offset", [total], total.type, lambda t: t * zero)
+    given = [t for t in (factor, offset, bias) if t is not None]
+
+    def element(index: Sequence[Any], *views: View) -> Any:
+        sum, factor, *others = (v.broadcast(index) for v in views)
+        sum = sum if offset is None else sum + others[0]
+        made = cast(sum, "float32") * factor
+        return made if bias is None else made + others[-1]
+
+    type = TensorType(DType.F32, sums.type.shape)
+    operands = [sums, *map(column, given)]
+    return low.map("scaled", operands, type, element, order=sums.order, pattern=Pattern.ELEMENTWISE)
+
+
+def _unsigned_zero(code: Code) -> int:
+    """The zero point of integers as bytes from 0: signed ones have 128 added before they are multiplied."""
+    return code.zero + (128 if code.dtype is DType.I8 else 0)
+
+
+def _four(read: Callable[[Any], Any], word: Any) -> list[Any]:
+    """Four bytes in a row."""
+    return [read(word * literal(4) + literal(i)) for i in range(4)]
+
+
+def _packed(low: Lowering, weight: Tensor, width: int) -> Tensor:
+    """`[F, C, *kernel]` of i8 as `[F/width, *kernel, C/4, width]` of four in an i32; what is surplus is zero."""
+    outputs, inputs, *taps = sizes(low, weight)
+    words = -(-inputs // 4)
+
+    def element(index: Sequence[Any], w: View) -> Any:
+        tile, *at, word, lane = index
+        f = tile * literal(width) + lane
+
+        def byte(c: Any) -> Any:
+            whole = outputs % width == 0 and inputs % 4 == 0
+            inside = tirx.all(f < literal(outputs), c < literal(inputs))
+            return w[(f, c, *at)] if whole else tirx.if_then_else(inside, w[(f, c, *at)], const(0, "int8"))
+
+        return packed_word(_four(byte, word))
+
+    type = TensorType(DType.I32, (-(-outputs // width), *taps, words, width))
+    return low.once(("words", *weight.key, width), lambda: low.map("pack", [weight], type, element))
+
+
+def _convolved(
+    low: Lowering,
+    x: Tensor,
+    zero: int,
+    weight: Tensor,
+    type: TensorType,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The sums of a convolution; what is around an image is `zero`."""
+    outputs, inputs, *taps = sizes(low, weight)
+    order = channels_last(type.rank)
+    surrounded = pads(padding) or inputs % 4
+    if not surrounded:
+        x = low.reorder(x, order)
+    per_group = outputs // groups
+    candidates = tiles(type.shape[-1], per_group, low.machine)
+    if groups > 1:
+        dividing = next(w for w in (4 * low.machine.lanes >> i for i in range(8)) if per_group % w == 0)
+        candidates = [(height, min(dividing, 2 * low.machine.lanes)) for height, _ in candidates]
+    facts = {
+        "input": tuple(map(size, x.type.shape)), "output": tuple(map(size, type.shape)), "kernel": tuple(taps),
+        "stride": tuple(stride), "padding": tuple(n for pair in padding for n in pair), "dilation": tuple(dilation),
+        "groups": groups, "dtype": x.type.dtype.value,
+    }  # fmt: skip
+    height, width = read(low.choose("conv", facts, {"tile": [written(tile) for tile in candidates]})["tile"])
+    words = -(-inputs // 4)
+
+    def body(kernel: Kernel, x: View, w: View) -> Any:
+        source = _surrounded(kernel, x, padding, zero, 4 * words * groups) if surrounded else _last(x)
+        steps = [kernel.axis(n, f"k{i}") for i, n in enumerate(taps)]
+        c = kernel.axis(words, "c")
+
+        def term(n: Any, *place: Any) -> Any:
+            *space, f = place
+            at = window(space, steps, stride, dilation)
+            # By tiles, of which a group has whole ones, so that all lanes of a vector see the same.
+            group = f // literal(width) // literal(per_group // width) if groups > 1 else literal(0)
+            word = group * literal(words) + c.var
+            factor = w[(f // literal(width), *(s.var for s in steps), c.var, f % literal(width))]
+            return te.sum(dot(_four(lambda i: source(n, *at, i), word), factor), axis=[*steps, c])
+
+        return tiled(kernel, type, term, (), f"{height} {width} image", {DOT: 1})
+
+    operands = [x, _packed(low, weight, width)]
+    return low.kernel("conv", operands, [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
+
+
+def _last(x: View) -> Callable[..., Any]:
+    return lambda n, *place: x[(n, place[-1], *place[:-1])]
+
+
+def _surrounded(kernel: Kernel, x: View, padding: Pairs, zero: int, channels: int) -> Callable[..., Any]:
+    """A stage that reads `x` by `(n, *space, channel)`: with `zero` around the image, and in channels that it lacks."""
+    batch, own, *space = x.type.shape
+    extents = x.shape[2:]
+    value = const(zero, x.dtype)
+
+    def element(n: Any, *place: Any) -> Any:
+        *at, c = place
+        inside = [s - literal(before) for s, (before, _) in zip(at, padding, strict=True)]
+        valid = [
+            condition
+            for i, extent, (before, after) in zip(inside, extents, padding, strict=True)
+            for condition in ([i >= literal(0)] if before else []) + ([i < extent] if after else [])
+        ]
+        valid += [] if own == channels else [c < kernel.dim(own)]
+        return tirx.if_then_else(tirx.all(*valid), x[(n, c, *inside)], value)
+
+    shape = [batch, *(d + before + after for d, (before, after) in zip(space, padding, strict=True)), channels]
+    around = {PAD: " ".join(f"{before} {after}" for before, after in padding)} if own == channels else {}
+    return kernel.stage(shape, element, "pad", attributes={"netc.keep": 1, **around})
+
+
+def _multiplied(low: Lowering, x: Tensor, weight: Tensor, type: TensorType) -> Tensor:
+    """The sums of `x` [..., K] by `weight` [F, K]; all leading axes are rows, in the order they are stored."""
+    rank = x.type.rank
+    columns, inner = sizes(low, weight)
+    order = (*(a for a in x.order if a != rank - 1), rank - 1)
+    x = low.reorder(x, order)
+    lead = [x.type.shape[a] for a in order[:-1]]
+    rows = volume(lead)
+    facts = {"rows": size(rows), "columns": columns, "inner": inner, "dtype": x.type.dtype.value}
+    candidates = [written(tile) for tile in tiles(rows, columns, low.machine)]
+    height, width = read(low.choose("linear", facts, {"tile": candidates})["tile"])
+
+    def body(kernel: Kernel, x: View, w: View) -> Any:
+        k = kernel.axis(inner // 4, "k")
+        extents = [kernel.dim(d) for d in lead]
+        last = kernel.dim(rows) - literal(1)
+        whole, ragged = kernel.whole(rows, height)
+
+        def term(i: Any, f: Any) -> Any:
+            at = unflatten(tirx.min(i, last) if ragged else i, extents)
+            bytes = _four(lambda c: x[logical(order, [*at, c])], k.var)
+            return te.sum(dot(bytes, w[(f // literal(width), k.var, f % literal(width))]), axis=[k])
+
+        shape = [whole, padded(columns, width)]
+        total = kernel.stage(shape, term, "linear_sum", attributes={KEY: f"{height} {width} flat", DOT: 1})
+        return kernel.stage(
+            type.shape, lambda *i: total(flatten([i[a] for a in order[:-1]], extents), i[-1]), order=order
+        )
+
+    return low.kernel(
+        "linear", [x, _packed(low, weight, width)], [type], body, pattern=Pattern.FUSABLE, orders=[order]
+    )[0]
