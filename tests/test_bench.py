@@ -7,22 +7,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from math import isclose, prod
 from pathlib import Path
 from statistics import median
+from xml.etree import ElementTree
 
 import netc
 import numpy as np
 import pytest
 from netc.__main__ import app
-from netc.backends.bench import NETC, PEERS, Board, Entry, Peak, Score, Subject, check, measure, peer
+from netc.backends.bench import NETC, PEERS, Board, Entry, Peak, Score, Subject, check, lively, measure, peer
 from netc.backends.bench.board import Spread, start
+from netc.backends.bench.kernel import Kernel, kernels
 from netc.backends.bench.process import Process
 from netc.backends.bench.subject import feed
+from netc.compiler.backend import backend
+from netc.compiler.cost import cost
 from netc.compiler.diagnostic import NetcError
 from netc.compiler.graph import Graph
 from netc.compiler.passes.bind import bind
+from netc.compiler.report.board import board_page
+from netc.compiler.source import Source
+from netc.compiler.weights import InMemory, value
 from typer.testing import CliRunner
 
 TEXT = """
@@ -120,6 +128,61 @@ def test_peers_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch) -> N
     assert (missing.code, missing.fix) == ("not-installed", "pip install 'netc[bench]'")
 
 
+def test_drawn_weights_keep_outputs_alive() -> None:
+    layers = " |> ".join(f"conv2d(8, 3, padding = 1) as c{i} |> batch_norm as b{i} |> relu" for i in range(12))
+    text = f"model deep = Deep() (x: f32[1, 8, 8, 8])\nmodule Deep() (x) {{ return x |> {layers} }}\n"
+    graph = netc.loads(Source("deep.net", text)).model("deep").graph
+    one, other = feed(graph, 1), feed(graph, 2)
+
+    def reaction(graph: Graph) -> float:
+        reference = backend("pytorch").Reference(graph)
+        (a,), (b,) = reference(one), reference(other)
+        return float(abs(a - b).max() / abs(a).max())
+
+    assert reaction(graph) < 0.01
+    assert reaction(lively(graph)) > 0.1
+    loaded = graph.with_parameters([replace(graph.parameters["c0.weight"], data=InMemory(np.ones((8, 8, 3, 3), "f4")))])
+    assert (value(lively(loaded).parameters["c0.weight"]) == 1).all()
+
+
+def test_kernels_hold_the_whole_model(subject: Subject) -> None:
+    started = start(subject, NETC)
+    with started.process as process:
+        found = kernels(subject, process, 2)
+    assert sum(k.operations for k in found) == 2 * cost(subject.graph).macs
+    assert all(k.seconds > 0 for k in found)
+    convolution = next(k for k in found if k.kind == "conv2d")
+    values = [(1, 3, 12, 12), (8, 3, 3, 3), (8,), (1, 8, 12, 12)]
+    assert {"conv2d", "relu"} <= set(convolution.nodes)
+    if set(convolution.nodes) == {"conv2d", "relu"}:
+        assert convolution.bytes == 4 * sum(map(prod, values))
+    nodes = [node for k in found for node in k.nodes]
+    assert len(nodes) == len(set(nodes))
+
+
+def test_the_page(tmp_path: Path) -> None:
+    kinds = [("add", 0), ("conv2d", 1000)]
+    many = [Kernel((f"<b>{i}", "relu"), ("k",), *kinds[i % 2], 10, 1e-6 * (i + 1)) for i in range(70)]
+    one = Score("one", {"N": 1}, 500, {"netc": entry(1, 2, 4), "a": entry(2, 2, 2)}, {"b": "<i>why"}, tuple(many))
+    two = Score("two", {}, 5, one.entries)
+    board = Board(2, 3, Peak(2e9, "a", "a product"), Peak(5e5, "a", "a sum"), [one, two])
+    page = board_page(json.loads(json.dumps(board.data())))
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<b>" not in page
+    assert "<i>why" not in page
+    parsed = ElementTree.fromstring(page[page.index("<section") : page.index("</section>") + len("</section>")])
+    drawn = {kind: [svg for svg in parsed.iter("svg") if svg.get("class") == kind] for kind in ("bars", "roofline")}
+    assert [len(svg.findall("rect")) for svg in drawn["bars"]] == [2, 2]
+    (roofline,) = drawn["roofline"]
+    assert len(roofline.findall("circle")) == 35
+    text = "".join(parsed.itertext())
+    assert "netc takes 1.00 ×" in text
+    assert "and 10 more" in text
+    assert "caches" in text
+    assert "without b: <i>why" in text
+
+
 def entry(*seconds: float) -> Entry:
     return Entry("1", seconds, 1e-7, None, 1.0, 1 << 20, 1 << 10)
 
@@ -162,9 +225,12 @@ def test_the_command(file: Path, tmp_path: Path) -> None:
     assert isclose(prod(data["means"].values()), model["candidates"]["torch"]["ratio"][1] ** 2)
 
 
-def test_the_command_as_text(file: Path) -> None:
-    done = CliRunner().invoke(app, ["bench", str(file), "--against", "", "--threads", "1", "--turns", "2"])
+def test_the_command_as_text(file: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    command = ["bench", str(file), "--against", "", "--threads", "1", "--turns", "2", "--html", str(page)]
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
+    assert 'class="roofline"' in page.read_text()
     assert "measured peak" in done.stdout
     assert "small, N = 1, T = 128" in done.stdout
 

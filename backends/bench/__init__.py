@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from .peer import PEERS as PEERS
     from .peer import check as check
     from .subject import Subject as Subject
+    from .weight import lively as lively
 
 _HOME = {
     **dict.fromkeys(("Board", "Entry", "Score", "measure"), "board"),
     **dict.fromkeys(("NETC", "PEERS", "check"), "peer"),
     **dict.fromkeys(("Peak", "probe"), "peak"),
     "Subject": "subject",
+    "lively": "weight",
 }
 
 

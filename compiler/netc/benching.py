@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,9 +65,10 @@ def bench(
     time, memory, size, and the share of the machine's measured peak.
 
     Each candidate runs in a process of its own with the same number of threads. They take turns, with pauses in which
-    their threads fall asleep. Symbolic sizes are 1 for the batch and 128 for others, unless --bind says so.
+    their threads fall asleep. Symbolic sizes are 1 for the batch and 128 for others, unless --bind says so. Parameters
+    that no weights are loaded into are drawn so that outputs depend on inputs.
     """
-    from .backends.bench import NETC, Board, Subject, check, measure, probe
+    from .backends.bench import NETC, Board, Subject, check, lively, measure, probe
     from .compiler.files import written_whole
     from .compiler.passes.bind import bind as bound
 
@@ -74,7 +76,7 @@ def bench(
         peers = check(name.strip() for name in against.split(",") if name.strip())
         candidates = (NETC, *peers)
         threads = _threads(threads)
-        read = [chosen(model, (), allow) for model in models]
+        read = [(program, replace(model, graph=lively(model.graph, seed))) for program, model in _chosen(models, allow)]
         sizes = _sizes([model for _, model in read], bindings([part for option in bind for part in option.split(",")]))
         board = Board(threads, turns, probe(Path(folder), candidates, threads))
         if html is not None:
@@ -104,6 +106,10 @@ def bench(
         if samples is not None:
             with written_whole(samples) as partial:
                 partial.write_text("\n".join(board.samples()) + "\n", "utf-8")
+
+
+def _chosen(models: Sequence[str], allow: Path | None) -> Iterator[tuple[Program, Model]]:
+    return (chosen(model, (), allow) for model in models)
 
 
 def _threads(asked: int | None) -> int:

@@ -174,12 +174,16 @@ def _said(model: Data, kernels: Sequence[Data], kinds: Sequence[str], total: flo
 
 
 def _kernel_table(kernels: Sequence[Data], colours: Sequence[int], total: float, roof: Roof) -> str:
-    """`of its bound`: the time that the roofs allow, divided by the time that it takes."""
+    """`of its bound`: the time that the roof allows, divided by the time that it takes. Whoever is faster than memory
+    is bound by caches, whose speed is not measured."""
     assert roof.bandwidth
     assert roof.operations
     rows: list[Sequence[str]] = []
     for i, (k, colour) in enumerate(zip(kernels[:_ROWS], colours, strict=False)):
         by_memory, by_arithmetic = k["bytes"] / roof.bandwidth, k["operations"] / roof.operations
+        bound, least = ("memory", by_memory) if by_memory > by_arithmetic else ("arithmetic", by_arithmetic)
+        if bound == "memory" and least > k["seconds"]:
+            bound, least = "caches", None
         swatch = f'<span class="swatch {f"c{colour}" if k["operations"] else "rest"}">{i + 1}</span>'
         count = f" <small>{len(k['kernels'])} kernels</small>" if len(k["kernels"]) > 1 else ""
         rows.append(
@@ -190,8 +194,8 @@ def _kernel_table(kernels: Sequence[Data], colours: Sequence[int], total: float,
                 f"{100 * k['seconds'] / total:.1f} %",
                 si(k["operations"] / k["seconds"]) if k["operations"] else "",
                 sized(k["bytes"]),
-                "memory" if by_memory > by_arithmetic else "arithmetic",
-                f"{100 * max(by_memory, by_arithmetic) / k['seconds']:.0f} %",
+                bound,
+                "" if least is None else f"{100 * least / k['seconds']:.0f} %",
             )
         )
     columns = ("kernel", "kind", "time", "of all", "operations/s", "touches", "bound by", "of its bound")
