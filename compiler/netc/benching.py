@@ -94,6 +94,8 @@ def bench(
             show([_failed(score, *failure) for failure in score.failures.items()], Format.text)
             if form == Format.text:
                 _print_score(score, board)
+            else:
+                print(f"{number + 1} of {len(read)}: {score.model}", file=sys.stderr)
         if form == Format.json:
             print(json.dumps(board.data(), indent=1))
         elif len(read) > 1:
