@@ -70,7 +70,7 @@ class Candidate:
     def __init__(self, build: Build, threads: int, expected: Sequence[Array] | None = None) -> None:
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         self._pipe, theirs = Pipe()
-        self._pid = os.fork()
+        self._pid = _fork()
         if self._pid == 0:
             # Whatever happens here, this copy of the program ends here.
             try:
@@ -165,9 +165,19 @@ class Candidate:
         return Failure(f"{how}: {lines[-1][:300]}" if lines else how)
 
 
+def _fork() -> int:
+    """Fork; an interruption waits as long as that takes. Python would lose it, where it comes while hooks run that
+    modules have for forks: what these raise is ignored."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    pid = os.fork()
+    if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
 def _prepare(messages: int) -> None:
-    """Make a fork independent: silent, and not to be stopped from the keyboard, since the
-    process that it works for is, and ends it."""
+    """Make a fork independent: silent, and not to be stopped from the keyboard, since the process that it works for
+    is, and ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     faulthandler.disable()  # it may write to where this process is not to write
