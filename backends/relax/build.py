@@ -29,6 +29,7 @@ from . import kernels as kernels
 from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact, kept
 from .choice import Choices, Option, Question
 from .constants import save
+from .foreign import PROGRAM, program
 from .grouping import Fused, chosen, correspondence
 from .link import link, linker, write_objects
 from .lower import Lowered, lower, rules
@@ -60,6 +61,8 @@ class Built:
     machine: Machine
     groups: Sequence[Fused]
     """What each call of a kernel computes, in order: the groups that were asked for, else those that TVM has made."""
+    module: Any = None
+    """What the executable was made of."""
 
 
 def compile(
@@ -174,7 +177,7 @@ def build(
     module, report = optimise(module, processor)
     executable = generate(module, processor)
     correspondence(module, executable, kernels)
-    return Built(lowered, executable, constants, report, processor, kernels)
+    return Built(lowered, executable, constants, report, processor, kernels, module)
 
 
 def _constants(lowered: Lowered, graph: Graph, seed: int, here: Machine) -> dict[str, Array]:
@@ -195,12 +198,18 @@ def _write(built: Built, folder: Path) -> dict[str, Any]:
     """Write library and constants; the names of the files by what they are."""
     save(folder / CONSTANTS, built.constants)
     objects = write_objects(built.executable, folder)
-    if not built.machine.native and linker(built.machine) is None:
-        return {"objects": [o.name for o in objects], "constants": CONSTANTS}
+    files: dict[str, Any] = {"constants": CONSTANTS}
+    if not built.machine.native:
+        text = program(built.module, folder / CONSTANTS, list(built.constants), len(built.lowered.inputs))
+        if text is not None:
+            (folder / PROGRAM).write_text(text)
+            files["program"] = PROGRAM
+        if linker(built.machine) is None:
+            return {"objects": [o.name for o in objects], **files}
     link(objects, folder / LIBRARY, built.machine)
     for file in objects:
         file.unlink()
-    return {"library": LIBRARY, "constants": CONSTANTS}
+    return {"library": LIBRARY, **files}
 
 
 def _bytes(folder: Path, names: str | list[str]) -> int:

@@ -49,6 +49,14 @@ def save(path: Path, arrays: Mapping[str, Array]) -> None:
             file.write(b"\0" * (-array.nbytes % ALIGNMENT))
 
 
+def offsets(path: Path) -> dict[str, int]:
+    """Where each tensor of a file begins, from the beginning of the file."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    return {name: 8 + size + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+
+
 def mapped(path: Path) -> dict[str, Array]:
     """The arrays of a file; what is written to them does not reach it.
 
