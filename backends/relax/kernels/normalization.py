@@ -13,7 +13,7 @@ from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import Tensor, logical
 from ..untyped import tirx
-from .numeric import at_least, cast, const, exp, log
+from .numeric import at_least, cast, const, decay, log
 from .reduction import MAX, SUM, Monoid, reduce, row
 
 TOP = Monoid("max", lambda a, b: tirx.max(a, b), MAX.neutral)
@@ -42,17 +42,21 @@ def softmax(
             return value(*place) - top(*place[:-1])
 
         if logarithm:
-            total = row(kernel, lead, length, lambda *i: exp(above(*i)), SUM, "softmax_sum")
+            total = row(kernel, lead, length, lambda *i: decay(above(*i)), SUM, "softmax_sum")
             logs = kernel.stage(lead, lambda *i: log(total(*i)), "softmax_log") if lead else lambda: log(total())
             result = lambda *i: above(*i) - logs(*i[:-1])  # noqa: E731
         else:
             powers = kernel.stage(
-                [*lead, length], lambda *i: exp(above(*i)), "softmax_exp", attributes={"netc.keep": 1}
+                [*lead, length], lambda *i: decay(above(*i)), "softmax_exp", attributes={"netc.keep": 1}
             )
             total = row(kernel, lead, length, lambda *i: powers(*i), SUM, "softmax_sum")
-            # Where a row is not -∞ alone its largest element adds 1 to the sum.
-            whole = (lambda *i: at_least(total(*i), 0.5)) if sparse else total
-            result = lambda *i: powers(*i) / whole(*i[:-1])  # noqa: E731
+
+            def share(*place: Any) -> Any:
+                # Where a row is not -∞ alone its largest element adds 1 to the sum.
+                return const(1, dtype) / (at_least(total(*place), 0.5) if sparse else total(*place))
+
+            shares = kernel.stage(lead, share, "softmax_share", attributes={"netc.keep": 1}) if lead else share
+            result = lambda *i: powers(*i) * shares(*i[:-1])  # noqa: E731
         return kernel.stage(
             type.shape, lambda *i: cast(result(*(i[a] for a in order)), DTYPES[type.dtype]), order=order
         )

@@ -80,9 +80,35 @@ def row(
         f"{name}_lanes",
         attributes=rows,
     )
-    v = kernel.axis(lanes, "v")
-    whole = kernel.stage(lead, lambda *i: monoid.over(part(*i, v.var), [v]), name, attributes=rows)
+    return _joined(kernel, lead, lanes, part, monoid, name)
+
+
+def _joined(
+    kernel: Kernel, lead: Sequence[Any], lanes: int, part: Callable[..., Any], monoid: Monoid, name: str
+) -> Callable[..., Any]:
+    """`part(*lead index, lane)` of all lanes combined: whole vectors with each other, then one vector pair by pair."""
+    kept = {ROWS: len(lead), "netc.keep": 1}
+    vector = min(lanes, kernel.machine.lanes)
+    if lanes > vector:
+        folded = kernel.stage(
+            [*lead, vector],
+            lambda *i: _tree([part(*i[:-1], i[-1] + literal(v)) for v in range(0, lanes, vector)], monoid),
+            f"{name}_vector",
+            attributes=kept,
+        )
+    else:
+        folded = part
+    whole = kernel.stage(
+        lead, lambda *i: _tree([folded(*i, literal(v)) for v in range(vector)], monoid), name, attributes=kept
+    )
     return whole if lead else lambda: whole(literal(0))
+
+
+def _tree(values: list[Any], monoid: Monoid) -> Any:
+    while len(values) > 1:
+        half = len(values) // 2
+        values = [monoid.combine(a, b) for a, b in zip(values[:half], values[half:], strict=True)]
+    return values[0]
 
 
 def reduce(
@@ -177,8 +203,7 @@ def _by_row(
             f"{name}_lanes",
             attributes=rows,
         )
-        v = kernel.axis(lanes, "v")
-        whole = kernel.stage(lead, lambda *i: monoid.over(part(*i, v.var), [v]), name, attributes=rows)
+        return _joined(kernel, lead, lanes, part, monoid, name)
     return whole if lead else lambda: whole(literal(0))
 
 
