@@ -101,7 +101,8 @@ def _score(columns: Dim, height: int, vectors: int, taps: int, stride: int, mach
     loads += 0 if kept else (height - 1) * taps * vectors
     chains = min(1.0, height * vectors / 10)
     used = columns / (-(-columns // height) * height) if isinstance(columns, int) else 1.0
-    return round(chains * used * products / (products + 0.5 * loads), 9)
+    lines = 1.0 if vectors == 2 else 0.93  # two vectors are two neighbouring lines of cache
+    return round(chains * used * lines * products / (products + 0.5 * loads), 9)
 
 
 def rows_of_task(x: Tensor, type: TensorType, width: int, machine: Machine) -> list[int]:
