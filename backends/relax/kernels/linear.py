@@ -40,7 +40,7 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
     lead = [x.type.shape[a] for a in order[:-1]]
     rows = volume(lead)
     facts: dict[str, Fact] = {"rows": size(rows), "columns": columns, "inner": size(inner), "dtype": type.dtype.value}
-    candidates = [written(tile) for tile in tiles(rows, columns, low.machine)]
+    candidates = [written(tile) for tile in tiles(rows, columns, low.machine, apart=_bytes(inner))]
     chosen = low.choose("linear", facts, {"tile": candidates, "block": _blocks(rows, columns, inner, low.machine)})
     height, width = read(chosen["tile"])
     block = _tiles_of(chosen["block"], rows, height)
@@ -119,7 +119,10 @@ def matmul(
         "batch": size(volume(batch)), "rows": size(rows), "columns": size(columns), "inner": size(inner),
         "constant": b.constant, "dtype": type.dtype.value,
     }  # fmt: skip
-    candidates = [written(tile) for tile in _tiles(rows, columns, low)]
+    side_by_side = a.order[-2:] == (a.type.rank - 2, a.type.rank - 1)
+    stride = _bytes(a.type.shape[-1]) if side_by_side else 0
+    wide = columns if isinstance(columns, int) else symbolic_width(low.machine)
+    candidates = [written(tile) for tile in tiles(rows, wide, low.machine, apart=stride)]
     height, width = read(low.choose("matmul", facts, {"tile": candidates})["tile"])
     direct = not b.constant and b.order[-1] == b.type.rank - 1 and isinstance(columns, int) and columns % width == 0
     right = b if direct else pack(low, b, width)
@@ -152,8 +155,9 @@ def matmul(
     return low.kernel(name, [a, right, *extra], [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
 
 
-def _tiles(rows: Dim, columns: Dim, low: Lowering) -> list[tuple[int, int]]:
-    return tiles(rows, columns if isinstance(columns, int) else symbolic_width(low.machine), low.machine)
+def _bytes(row: Dim) -> int:
+    """How far apart in memory rows of so many elements begin; 0 where that is not known."""
+    return row * 4 if isinstance(row, int) else 0
 
 
 def pack(low: Lowering, b: Tensor, width: int) -> Tensor:
