@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--against", default="torch,inductor,onnxruntime,openvino")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--turns", type=int, default=31)
+    parser.add_argument("--records", help="of tuning; none: analytic answers alone")
     parser.add_argument("--samples", type=Path)
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
@@ -58,6 +59,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     models = [f"{SPECS / MODELS[name]}:{name}" for name in options.only]
     command = [sys.executable, "-m", "netc", "bench", *models, "--against", options.against, "--format", "json"]
     command += ["--threads", str(options.threads), "--turns", str(options.turns)]
+    command += ["--records", options.records] if options.records else []
     command += ["--samples", str(options.samples)] if options.samples else []
     command += ["--html", str(options.page)] if options.page else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)

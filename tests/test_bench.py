@@ -165,7 +165,7 @@ def test_the_page(tmp_path: Path) -> None:
     many = [Kernel((f"<b>{i}", "relu"), ("k",), *kinds[i % 2], 10, 1e-6 * (i + 1)) for i in range(70)]
     one = Score("one", {"N": 1}, 500, {"netc": entry(1, 2, 4), "a": entry(2, 2, 2)}, {"b": "<i>why"}, tuple(many))
     two = Score("two", {}, 5, one.entries)
-    board = Board(2, 3, Peak(2e9, "a", "a product"), Peak(5e5, "a", "a sum"), [one, two])
+    board = Board(2, 3, Peak(2e9, "a", "a product"), Peak(5e5, "a", "a sum"), scores=[one, two])
     page = board_page(json.loads(json.dumps(board.data())))
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")

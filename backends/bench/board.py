@@ -133,6 +133,8 @@ class Board:
     turns: int
     peak: Peak
     bandwidth: Peak | None = None
+    records: str = "none"
+    """The file of records of tuning that we compiled with, and those that come with netc; `none`: with neither."""
     scores: list[Score] = field(default_factory=list[Score])
 
     def means(self) -> dict[str, float]:
@@ -153,6 +155,7 @@ class Board:
             "threads": self.threads,
             "turns": self.turns,
             "pause": PAUSE,
+            "records": self.records,
             "peak": self.peak.data(),
             "bandwidth": self.bandwidth.data() if self.bandwidth else None,
             "models": [score.data(self.peak) for score in self.scores],

