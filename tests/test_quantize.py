@@ -276,6 +276,30 @@ def test_a_bias_is_never_beyond_its_integers() -> None:
     np.testing.assert_allclose(found[0], numbers["b"], rtol=1e-3)
 
 
+@pytest.mark.parametrize("operator", ["linear", "conv2d", "in groups"])
+def test_biases_make_up_for_what_rounding_weights_moves(operator: str) -> None:
+    rng, b = np.random.default_rng(0), Builder()
+    shape = {"linear": (8, 16), "conv2d": (8, 16, 3, 3), "in groups": (8, 4, 3, 3)}[operator]
+    x = b.input("x", "f32[N, 16]" if operator == "linear" else "f32[N, 16, 5, 5]")
+    w, bias = b.parameter("w", shape), b.parameter("b", (8,))
+    groups = {"groups": 4} if operator == "in groups" else {}
+    graph = b.done(b(operator if not groups else "conv2d", x, w, bias, **groups))
+    numbers = {"w": rng.standard_normal(shape), "b": rng.standard_normal(8)}
+    graph = graph.with_parameters(
+        [replace(graph.parameters[k], data=InMemory(v.astype("float32"))) for k, v in numbers.items()]
+    )
+    feeds = {"x": rng.uniform(3, 5, (64, *graph.nodes["x"].types[0].shape[1:])).astype("float32")}  # type: ignore[misc]
+    data = Calibration("held", Held(array=feeds["x"]))
+    (wanted,) = pytorch.run(bound(graph, {"N": 64}), feeds).values()
+    off: list[float] = []
+    for correct in (False, True):
+        made = quantize(graph, data, 64, method="minmax", correct=correct).graph
+        (found,) = pytorch.run(bound(made, {"N": 64}), feeds).values()
+        channels = (0,) if found.ndim == 2 else (0, 2, 3)
+        off.append(float(np.abs((found - wanted).mean(channels)).max()))
+    assert off[1] < off[0] / 3
+
+
 def test_a_signed_scale_for_the_whole_weight() -> None:
     made = rounded(drawn("resnet", "resnet18"), activations="i8", per_channel=False).graph
     assert {n.types[0].dtype for n in made.nodes.values() if n.op.name == "quantize"} == {DType.I8}

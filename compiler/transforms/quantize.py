@@ -16,6 +16,7 @@ from ..library import level_steps
 from ..operators.creation import Constant
 from ..operators.operator import Initialiser
 from ..operators.quantization import LIMITS, Dequantize, Quantize
+from ..operators.reduction import Mean
 from ..pipeline import run
 from ..probe import bound
 from ..types import DType, Expression, TensorType
@@ -62,6 +63,7 @@ def quantize(
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99,
     activations: Literal["u8", "i8"] = "u8",
     per_channel: bool = True,
+    correct: bool = True,
     keep: Paths = "",
     tolerance: Annotated[float, Field(gt=0)] | None = None,
     seed: int = 0,
@@ -84,6 +86,7 @@ def quantize(
     - percentile: of 100 numbers so many are below the end of the range, and as many above its start.
     - activations: unsigned or signed integers.
     - per_channel: a scale for each output channel of a weight, or one for all.
+    - correct: whether biases make up for what rounding weights changes in the mean of each channel on the examples.
     - keep: layers, by path, that stay in fractions.
     - tolerance: the largest difference of an output, relative to the largest of its numbers, that is accepted on the
       examples.
@@ -92,7 +95,8 @@ def quantize(
     Refuses a model without such layers, in another dtype than f32, and what differs by more than `tolerance`.
 
     Source: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
-    inference" (2018); Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference" (2018).
+    inference" (2018); Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference" (2018); Nagel et
+    al., "Data-free quantization through weight equalization and bias correction" (2019), section 4.2.
     """
     folded = run(graph, level_steps(2, seed)).final
     chosen = _chosen(folded, keep)
@@ -104,15 +108,17 @@ def quantize(
     sources = _sources(folded, chosen)
     watched = list(dict.fromkeys(sources.values()))
     ranges = _Ranges(folded, watched, examples, seed).find(method, percentile, DType(activations))
-    made = _Rounding(folded, {r: ranges[s] for r, s in sources.items()}, DType(activations), per_channel, seed)
+    scales = {r: ranges[s] for r, s in sources.items()}
+    means = _means(folded, chosen, examples, seed) if correct else {}
+    made = _Rounding(folded, scales, means, DType(activations), per_channel, seed)
     after = made.run(chosen)
-    found = _difference(folded, after, examples, seed)
-    if tolerance is not None and found.relative > tolerance:
-        message = f"{found.output} differs by {found.relative:.2g} of its largest number, and {tolerance:g} is accepted"
+    lost = _difference(folded, after, examples, seed)
+    if tolerance is not None and lost.relative > tolerance:
+        message = f"{lost.output} differs by {lost.relative:.2g} of its largest number, and {tolerance:g} is accepted"
         raise Refusal(message, option="tolerance", fix="keep = the first and last layer, or another method")
     counts = f"{len(made.layers)} layers and {len(chosen) - len(made.layers)} additions, joins and pools"
     said = f"{counts} compute with integers: {len(watched)} values of {activations}, weights of i8"
-    notes = (said, f"scales are by {method} of {calibration}", str(found))
+    notes = (said, f"scales are by {method} of {calibration}", str(lost))
     return Outcome(after, Contract("alters"), notes, made.origins)
 
 
@@ -257,6 +263,27 @@ class _Ranges:
         return counts
 
 
+def _means(
+    graph: Graph, chosen: Mapping[str, None], examples: Sequence[Mapping[str, Array]], seed: int
+) -> dict[str, Array]:
+    """The mean of each input channel of the layers, by path."""
+    import numpy
+
+    layers = [path for path in chosen if graph.nodes[path].op.name in LAYERS]
+    edit = graph.edit("quantize")
+    outputs: dict[str, Ref] = {}
+    for path in layers:
+        x = graph.nodes[path].inputs[0]
+        assert x is not None
+        rank = graph.type(x).rank
+        channels = rank - 1 if graph.nodes[path].op.name == "linear" else 1
+        others = tuple(d for d in range(rank) if d != channels)
+        outputs[path] = edit.add(edit.fresh(f"{path}.mean"), Mean(others), x, phase=graph.nodes[path].phase).value
+    watched = replace(edit.done(), outputs=outputs, taps={})
+    found = list(_running(watched, examples, seed))
+    return {path: numpy.mean([f[path] for f in found], 0, "float64") for path in layers}
+
+
 def _quantile(counts: Array, ends: tuple[float, float], percentile: float) -> tuple[float, float]:
     """The range without the outermost numbers at both sides; 0 is in it."""
     import numpy
@@ -301,15 +328,26 @@ def _scale(low: float, high: float, dtype: DType) -> Scale:
 class _Rounding:
     """One sweep that puts roundings around the chosen nodes."""
 
-    def __init__(self, graph: Graph, scales: Mapping[Value, Scale], dtype: DType, per_channel: bool, seed: int) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        scales: Mapping[Value, Scale],
+        means: Mapping[str, Array],
+        dtype: DType,
+        per_channel: bool,
+        seed: int,
+    ) -> None:
         self._graph = graph
         self._scales = scales
+        self._means = means
         self._dtype = dtype
         self._per_channel = per_channel
         self._seed = seed
         self._edit: Edit = graph.edit("quantize")
         self._rounded: dict[Value, Ref] = {}
         self._weights: dict[str, tuple[Ref, Array]] = {}
+        self._errors: dict[str, Array] = {}
+        """By weight, what rounding has added to it."""
         self.layers: list[str] = []
         self.origins: dict[str, tuple[str, ...]] = {}
 
@@ -355,6 +393,8 @@ class _Rounding:
         read, scales = self._weight(node, weight.parameter, numbers, step)
         whole = None
         if bias is not None and numbers is not None:
+            if node.path in self._means:
+                numbers = numbers - self._shift(node, weight.parameter)
             whole = self._bias(node, cast(ParameterRef, bias).parameter, numbers, scales * step)
         return [self._through_integers(x), read, whole]
 
@@ -374,8 +414,17 @@ class _Rounding:
         scales = numpy.where(scales > 1e-30, scales, 1.0).astype("float32")
         wide = scales.astype("float64").reshape(-1, *[1] * (array.ndim - 1))
         integers = numpy.round(array / wide).clip(-127, 127).astype("int8")
+        self._errors[path] = integers * wide - array
         self._weights[path] = self._stored(node, own, integers, scales), scales
         return self._weights[path]
+
+    def _shift(self, node: Node, path: str) -> Array:
+        """By how much rounding a weight moves the mean of each output channel, away from the borders of an image."""
+        error = self._errors[path]
+        error = error.reshape(*error.shape[:2], -1).sum(2)
+        groups = int(getattr(node.op, "groups", 1))
+        mean = self._means[node.path].reshape(groups, 1, -1)
+        return (error.reshape(groups, -1, error.shape[1]) * mean).sum(2).reshape(-1)
 
     def _bias(self, node: Node, path: str, numbers: Array, scales: Array) -> Ref:
         import numpy
