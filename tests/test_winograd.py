@@ -165,3 +165,19 @@ def test_a_chain_of_convolutions_takes_sums_over_taps():
     assert list(together.report.rules.values()) == ["chain"]
     apart = build(graph, HERE, groups=[Group("one", ("first",)), Group("two", ("second",))])
     assert any("winograd" in name for name in apart.report.rules)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride"), [(2048, 1, 1), (1024, 1, 2), (256, 3, 2), (96, 3, 1), (509, 1, 1), (36, 5, 1)]
+)
+def test_long_sums_are_sums_of_short_ones(channels: int, kernel: int, stride: int):
+    b = Builder()
+    x = b("relu", b.input("x", f"f32[2, {channels}, 7, 9]"))
+    weight = b.parameter("weight", (40, channels, kernel, kernel), "normal", 0.0, channels**-0.5)
+    padding = ((kernel // 2, kernel // 2),) * 2
+    graph = b.done(b("relu", b("conv2d", x, weight, None, stride=(stride, stride), padding=padding)))
+    built = build(prepare(graph, {}), HERE, choices=Fixed("direct"))
+    assert set(built.report.rules.values()) <= {"tile", "injective"}
+    assert not built.report.failures
+    found, wanted = run(built, graph)
+    assert error(found, wanted) <= (8 if channels % 2 == 0 else 12) * 2**-24

@@ -26,6 +26,10 @@ steps to be unrolled or in many."""
 DOT = "netc.dot"
 """Marks a reduction whose steps are single instructions (../dot.py): its vectors are as long as a register."""
 
+LONG, LEAST = 256, 32
+"""A float32 sum of more terms than `LONG` is one of sums of at most so many, and at least `LEAST`, terms: errors grow
+with the root of the number of terms that are summed in turn."""
+
 SMALL = 1 << 15
 """Multiplications below which one thread is enough."""
 
@@ -195,6 +199,14 @@ def vectorize(sch: Any, loop: Any, machine: Machine, *, apart: bool = False) -> 
 def _accumulate(sch: Any, reduction: Any, at: Any, unrolled: bool, machine: Machine) -> None:
     """Compute the reduction for one tile, the tile innermost."""
     apart = annotation(sch, reduction, DOT) is not None
+    part = None if unrolled or apart else _part(sch, reduction)
+    step = _compute(sch, reduction, at, unrolled, machine, apart)
+    if part is not None:
+        _compute(sch, part, step, False, machine, apart)
+
+
+def _compute(sch: Any, reduction: Any, at: Any, unrolled: bool, machine: Machine, apart: bool) -> Any:
+    """Compute a reduction for one tile, the tile innermost, and return the last loop over its steps."""
     outside = _depth(sch, at)
     sch.compute_at(reduction, at, preserve_unit_loops=True)
     axes = list(sch.get(reduction).iter_vars)
@@ -212,6 +224,30 @@ def _accumulate(sch: Any, reduction: Any, at: Any, unrolled: bool, machine: Mach
             sch.unroll(loop)
     start = sch.decompose_reduction(reduction, steps[0])
     sch.vectorize(list(sch.get_loops(start))[-1])
+    return steps[-1]
+
+
+def _part(sch: Any, reduction: Any) -> Any | None:
+    """Split a long reduction in two: parts of it, which are returned, and their sum; None where it is short."""
+    spatial, steps = split_loops(sch, reduction)
+    extents = [extent(sch, loop) for loop in steps]
+    total = product(extents)
+    if total is None or total <= LONG or len(spatial) + len(steps) != len(sch.get_loops(reduction)):
+        return None
+    if str(sch.get(reduction).writes[0].source.dtype) != "float32":
+        return None
+    within = 1
+    while steps and within * (extents[-1] or LONG) <= LONG:
+        within *= extents.pop() or 1
+        steps.pop()
+    if within < LEAST:
+        last = extents[-1] or 1
+        inner = next((n for n in range(LONG // within, LEAST // within, -1) if last % n == 0), None)
+        if inner is None:
+            return None
+        steps[-1], _ = sch.split(steps[-1], [None, inner])
+    whole = sch.fuse(*steps) if len(steps) > 1 else steps[0]
+    return sch.rfactor(whole, 0)
 
 
 def _depth(sch: Any, loop: Any) -> int:
