@@ -19,6 +19,7 @@ from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.fusion.group import Group
 from ...compiler.fusion.work import Work
 from ...compiler.graph import Graph
+from ...compiler.operators.quantization import Quantize
 from ...compiler.passes.bind import bind as bind_symbols
 from ...compiler.passes.eliminate_dead import eliminate_dead
 from ...compiler.passes.expand import expand
@@ -48,6 +49,8 @@ PROBE_SIZE = 16
 
 TOLERANCE = 1e-3
 """Largest difference to the reference, relative to its largest element, before a model counts as miscompiled."""
+ROUNDED = 0.1
+"""The same for a model that rounds to integers: numbers at the edge between two fall either way, and others follow."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def compile(
     Raises:
         NetcError: where the target cannot be built for, the graph holds an operator without a rule, a symbol cannot
             be read from the inputs, the folder cannot be written or holds something else, or the difference to the
-            reference is above `tolerance`, relative to the largest element (`miscompiled`).
+            reference is above `tolerance`, relative to the largest element (`miscompiled`); above `ROUNDED` where the
+            model rounds to integers.
     """
     processor = machine(target)
     prepared = prepare(graph, bind or {})
@@ -131,6 +135,8 @@ def compile(
             difference = _measure(Artifact.load(partial), reference, prepared)
             manifest["difference"] = difference
             _write_manifest(partial, manifest)
+            if any(isinstance(n.op, Quantize) for n in prepared.nodes.values()):
+                tolerance = max(tolerance, ROUNDED)
             if not difference["relative"] <= tolerance:
                 raise NetcError([_miscompiled(graph, difference, tolerance)])
     return Artifact.load(folder) if processor.native else None
