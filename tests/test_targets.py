@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from netc.backends.relax import Artifact, compile
+from netc.backends.relax import Artifact, compile, gpu
 from netc.backends.relax import build as building
+from netc.backends.relax.machine import Machine, host, machine
+from netc.backends.relax.untyped import mutate
+from netc.compiler.diagnostic import NetcError
 from netc.compiler.graph import Graph
-from netc.compiler.target import LLVM
+from netc.compiler.target import CUDA, LLVM
 from strategies import Builder
-from test_relax import drawn, reference, small_resnet, transformer
+from test_relax import assert_close, drawn, execute, reference, small_resnet, transformer
+from tvm import tirx
 
 BOARDS = {
     "aarch64": LLVM(triple="aarch64-linux-gnu", cpu="cortex-a72"),
@@ -150,5 +154,84 @@ def test_a_processor_without_what_code_needs_is_refused(tmp_path: Path, monkeypa
         pytest.skip("the flags of this processor are not AVX's")
     assert "avx2" in has
     monkeypatch.setattr(runtime, "_flags", lambda: own - {"avx2"})
-    with pytest.raises(building.NetcError, match="this processor lacks avx2"):
+    with pytest.raises(NetcError, match="this processor lacks avx2"):
         Artifact.load(tmp_path / "a")
+
+
+# ------------------------------------------------------------------------------------------------------------ GPUs
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_kernels_for_gpus_are_accepted_by_nvidias_compiler(tmp_path: Path, kind: str):
+    graph = GRAPHS[kind][0]()
+    assert compile(graph, CUDA(arch="sm_80"), tmp_path / "a") is None
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["processor"]["cpu"] == "sm_80"
+    assert {k["schedule"] for k in manifest["kernels"]} == {"fallback"}
+    text = (tmp_path / "a" / manifest["files"]["source"]).read_text()
+    kernels = set(re.findall(r"__global__ void __launch_bounds__\(\d+\) (\w+)\(", text))
+    for made in manifest["kernels"]:
+        assert any(k.startswith(f"{made['name']}_kernel") for k in kernels), made
+    with pytest.raises(NetcError, match="does not run here: netc runs nothing on GPUs"):
+        Artifact.load(tmp_path / "a")
+    needed("nvcc")
+    command = ["nvcc", "-ptx", "-w", "-arch=sm_80", "model.cu", "-o", "model.ptx"]
+    subprocess.run(command, cwd=tmp_path / "a", check=True)
+    entries = set(re.findall(r"\.entry (\w+)\(", (tmp_path / "a" / "model.ptx").read_text()))
+    assert entries == kernels
+
+
+class Threadless(Machine):
+    """This machine, taken for a GPU."""
+
+    @property
+    def gpu(self) -> bool:
+        return True
+
+
+def serial(function: Any) -> Any:
+    """A kernel with loops over what would be its threads, none of which waits for another."""
+
+    def looped(loop: Any, m: Any) -> Any:
+        loop = m.default_mutate(loop)
+        if loop.thread_binding is None:
+            return loop
+        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
+
+    assert "shared" not in str(function)
+    body = mutate(function.body, (tirx.For, looped))
+    return function.with_body(body).without_attr("target")
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_schedules_for_gpus_compute_what_pytorch_does(monkeypatch: pytest.MonkeyPatch, kind: str):
+    """There is no GPU here: the same schedules with loops in the place of threads."""
+    scheduled = gpu.schedule
+
+    def looped(module: Any) -> Any:
+        with machine(CUDA(arch="sm_80")).target:
+            module, report = scheduled(module)
+        for variable, function in module.functions.items():
+            if isinstance(function, tirx.PrimFunc):
+                module[variable] = serial(function)
+        return module, report
+
+    monkeypatch.setattr(gpu, "schedule", looped)
+    own = host(threads=1)
+    here = Threadless(own.target, 4, 32, own.cache, 1, own.features, native=True)
+    make, sizes = GRAPHS[kind]
+    graph = make()
+    built = building.build(building.prepare(graph, {}), here)
+    assert set(built.report.rules.values()) == {"fallback"}
+    inputs = drawn(graph, sizes)
+    found = execute(built, inputs)
+    for name, wanted in reference(graph, inputs).items():
+        assert_close(found[name], wanted)
+
+
+def test_a_program_for_processors_is_refused_on_gpus(tmp_path: Path):
+    b = Builder("sums")
+    graph = b.done(b("cumsum", b.input("x", "f32[4, 8]"), dim=1))
+    with pytest.raises(NetcError, match="no schedule for GPUs of cumsum"):
+        compile(graph, CUDA(arch="sm_80"), tmp_path / "a")
+    assert not (tmp_path / "a").exists()

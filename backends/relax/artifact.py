@@ -47,6 +47,8 @@ FORMAT = 4
 
 MANIFEST = "manifest.json"
 LIBRARY = "model.so"
+SOURCE = "model.cu"
+"""Kernels for a GPU, to be read or compiled; the library holds them too."""
 CONSTANTS = "constants.safetensors"
 
 VARIETY = 8
@@ -395,6 +397,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], Any, dict[str, Array]]:
     manifest = read_manifest(folder)
     if "library" not in manifest["files"]:
         raise NetcError([_foreign(folder, manifest, f"it holds objects for {manifest['processor']['triple']}")])
+    if manifest["target"]["kind"] == "cuda":
+        raise NetcError([_foreign(folder, manifest, "netc runs nothing on GPUs; TVM's virtual machine does")])
     architecture = str(manifest["processor"]["triple"]).partition("-")[0]
     if architecture != platform.machine():
         raise NetcError([_foreign(folder, manifest, f"this machine is {platform.machine()}")])

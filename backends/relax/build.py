@@ -27,10 +27,11 @@ from ...compiler.passes.strip_phase import strip_phase
 from ...compiler.target import Target
 from ...compiler.types import TensorType, symbols
 from . import kernels as kernels
-from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, Array, Artifact, kept
-from .choice import Choices, Option, Question
+from .artifact import CONSTANTS, FORMAT, LIBRARY, MANIFEST, SOURCE, Array, Artifact, kept
+from .choice import Analytic, Choices, Option, Question
 from .constants import save
 from .foreign import PROGRAM, program
+from .gpu import Formulas, source
 from .grouping import Fused, chosen, correspondence
 from .link import link, linker, write_objects
 from .lower import Lowered, lower, rules
@@ -110,8 +111,8 @@ def compile(
             "passes": list(passes),
             "target": target.data(),
             "processor": {
-                "triple": str(processor.target.attrs["mtriple"]),
-                "cpu": str(processor.target.attrs["mcpu"]),
+                "triple": processor.triple,
+                "cpu": processor.cpu,
                 "lanes": processor.lanes,
                 "cache": processor.cache,
                 "threads": processor.threads,
@@ -174,6 +175,8 @@ def build(
     With `groups`, a partition of its working nodes, each of them becomes one kernel. `choices` answer what kernels
     leave open, analytically where there are none.
     """
+    if processor.gpu:
+        choices = Formulas(choices or Analytic())
     lowered = lower(graph, processor, groups, choices)
     constants = _constants(lowered, graph, seed, processor if processor.native else host())
     module, kernels = lowered.main, lowered.groups
@@ -205,7 +208,10 @@ def _write(built: Built, folder: Path) -> dict[str, Any]:
     save(folder / CONSTANTS, built.constants)
     objects = write_objects(built.executable, folder)
     files: dict[str, Any] = {"constants": CONSTANTS}
-    if not built.machine.native:
+    if built.machine.gpu:
+        (folder / SOURCE).write_text(source(built.executable.mod))
+        files["source"] = SOURCE
+    elif not built.machine.native:
         text = program(built.module, folder / CONSTANTS, list(built.constants), len(built.lowered.inputs))
         if text is not None:
             (folder / PROGRAM).write_text(text)

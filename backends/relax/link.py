@@ -47,9 +47,8 @@ def link(objects: list[Path], library: Path, machine: Machine) -> None:
 
 def linker(machine: Machine) -> str | None:
     """A compiler driver that links for a machine, if there is one."""
-    if machine.native:
+    if machine.native or machine.gpu:
         names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
     else:
-        triple = str(machine.target.attrs["mtriple"])
-        names = [f"{triple}-gcc", f"{triple}-cc"]
+        names = [f"{machine.triple}-gcc", f"{machine.triple}-cc"]
     return next((found for name in names if name and (found := shutil.which(name))), None)

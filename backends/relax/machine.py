@@ -19,6 +19,8 @@ BASES = {"riscv64": ("lp64d", ("+m", "+a", "+f", "+d", "+c"))}
 """Calling convention and features that Linux expects of an architecture where LLVM expects less: without them all
 arithmetic on floats is a call of a library, and what is made cannot be linked with anything else."""
 
+GPU_TRIPLE = "nvptx64-nvidia-cuda"
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -35,6 +37,18 @@ class Machine:
     """Whether code for it runs here."""
 
     @property
+    def gpu(self) -> bool:
+        return str(self.target.kind.name) == "cuda"
+
+    @property
+    def triple(self) -> str:
+        return GPU_TRIPLE if self.gpu else str(self.target.attrs["mtriple"])
+
+    @property
+    def cpu(self) -> str:
+        return str(self.target.attrs["arch" if self.gpu else "mcpu"])
+
+    @property
     def accumulators(self) -> int:
         """Vector registers that a reduction may accumulate in; the rest hold operands."""
         return 28 if self.registers >= 32 else 12
@@ -49,7 +63,7 @@ def machine(target: Target) -> Machine:
     if isinstance(target, LLVM):
         return _processor(target)
     if isinstance(target, CUDA):
-        raise NetcError([_no_cuda()])
+        return _gpu(target)
     raise NetcError([Diagnostic("unsupported-target", f"the TVM backend does not compile for {target.kind}")])
 
 
@@ -161,12 +175,16 @@ def _unknown_cpu(cpu: str, triple: str) -> Diagnostic:
     )
 
 
-def _no_cuda() -> Diagnostic:
-    present = bool(tvm.cuda().exist)
-    return Diagnostic(
-        "unsupported-target",
-        "netc has no schedules for GPUs yet"
-        if present
-        else "the target cuda needs an NVIDIA driver, and none was found on this machine",
-        fix="target here = llvm()",
-    )
+def _gpu(target: CUDA) -> Machine:
+    """A GPU, for code that is not run here, whoever has one. Lanes and registers shape how weights are packed."""
+    arch = target.arch
+    if arch is None:
+        if not tvm.cuda().exist:
+            message = (
+                "the target cuda needs an NVIDIA driver to learn its arch from, and none was found on this machine"
+            )
+            raise NetcError([Diagnostic("unsupported-target", message, fix='cuda(arch = "sm_80")')])
+        arch = f"sm_{str(tvm.cuda().compute_version).replace('.', '')}"
+    own = str(tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")())
+    made = tvm.target.Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm", "mtriple": own})
+    return Machine(made, 4, 32, DEFAULT_CACHE, 1, (), False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import gpu
 from .destination import with_destinations
 from .dot import PIPELINE
 from .machine import Machine
@@ -53,7 +54,8 @@ def _is_program(module: Any, function: Any) -> bool:
 def optimise(module: Any, machine: Machine) -> tuple[Any, Report]:
     """Schedule a module in which is chosen what is fused, and bring it to what the code generator takes."""
     with machine.target:
-        module, report = schedule(fuse(module, machine), machine)
+        module = fuse(module, machine)
+        module, report = gpu.schedule(module) if machine.gpu else schedule(module, machine)
         module = _sequence(
             RT.ToNonDataflow(),
             RT.RemovePurityChecking(),

@@ -41,8 +41,8 @@ def attention(
     lead = (batch, groups, heads // groups)
     width = value.type.shape[3]
     alone = isinstance(length, int) and 4 * length < 3 * low.machine.lanes and not low.owner
-    if alone or not (isinstance(depth, int) and isinstance(width, int)):
-        # A few queries would leave most lanes empty; a group is one kernel all the same.
+    if alone or low.machine.gpu or not (isinstance(depth, int) and isinstance(width, int)):
+        # A few queries would leave most lanes empty; a group is one kernel all the same. GPUs want formulas.
         return scattered(low, query, key, value, mask, type, causal=causal, scale=scale)
 
     def grouped(tensor: Tensor) -> Tensor:

@@ -52,10 +52,9 @@ _PROCESSOR = TypeAdapter(Processor)
 
 def processor(machine: Machine) -> Processor:
     """A machine as records know it."""
-    attributes = machine.target.attrs
     return Processor(
-        str(attributes["mtriple"]).partition("-")[0],
-        str(attributes["mcpu"]),
+        machine.triple.partition("-")[0],
+        machine.cpu,
         machine.lanes,
         machine.registers,
         machine.cache,
