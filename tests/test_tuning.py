@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,9 @@ from netc.backends.relax.tuning.task import Task, tasks
 from netc.backends.relax.tuning.tune import Limits, Progress, State, tune
 from netc.compiler.backend import backend
 from netc.compiler.diagnostic import Diagnostic, NetcError
-from netc.compiler.program import read_source
+from netc.compiler.library import level_steps
+from netc.compiler.pipeline import run as run_passes
+from netc.compiler.program import read, read_source
 from netc.compiler.source import Source
 from netc.compiler.target import LLVM
 from typer.testing import CliRunner
@@ -690,3 +694,116 @@ def test_stopped_from_the_keyboard_it_keeps_what_it_has(tmp_path: Path) -> None:
     assert "goes on from there" in said
     assert "Traceback" not in said
     assert measured(tmp_path / "r.sqlite")
+
+
+# ---------------------------------------------------------------------------------------------------- what ships
+
+SPECS = Path(__file__).parents[1] / "specs"
+TUNED = {"resnet.net:resnet18": {"N": 1}, "mobilenet_v2.net:mobilenet_v2": {"N": 1}, "vit.net:deit_tiny": {"N": 1}}
+"""The models whose kernels the shipped records are about."""
+
+
+@cache
+def shipped_tasks(threads: int) -> dict[str, Task]:
+    """What these models ask, with and without the answers of records."""
+    machine = host(threads=threads)
+    found: dict[str, Task] = {}
+    for name, sizes in TUNED.items():
+        path, _, model = name.partition(":")
+        made = read(str(SPECS / path)).model(model)
+        graph = run_passes(made.graph, level_steps(2, 0), facts=made.facts).final
+        for choices in (Analytic(), Recorded(processor(machine), shipped())):
+            for task in tasks([Tuned(prepare(graph, sizes))], machine, choices):
+                found.setdefault(task.question.key, task)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("found", shipped(), ids=lambda r: f"{r.question} on {r.processor.threads}")
+def test_shipped_records_compute_what_defaults_do(found: Record) -> None:
+    machine = host(threads=found.processor.threads)
+    if processor(machine) != found.processor:
+        pytest.skip(f"recorded on another processor, {found.processor.cpu}")
+    task = shipped_tasks(found.processor.threads).get(found.question)
+    assert task is not None, "no model asks this: the record is of no use any more"
+    assert task.question.valid(found.answer)
+    assert task.question.default == found.default
+    expected = None
+    for answer in (found.default, found.answer):
+        thus = Fixed(task.question, answer, Analytic())
+        with candidate.Candidate(lambda t=thus: program(task, machine, t, ()), machine.threads, expected) as built:
+            built.ready()
+            expected = built.results()
+
+
+# ---------------------------------------------------------------------------------------------------- other machines
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Iterator[str]:
+    """A tracker and one device of the key `board`, on this machine."""
+    pytest.importorskip("tornado")
+    ports: list[str] = []
+    processes: list[subprocess.Popen[str]] = []
+    environment = {**os.environ, "TVM_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+    def start(module: str, *arguments: str) -> str:
+        command = [sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", *arguments]
+        log = (tmp_path / module).open("w+")
+        processes.append(
+            subprocess.Popen(command, stdout=log, stderr=log, env=environment, text=True, start_new_session=True)
+        )
+        for _ in range(3000):
+            found = re.search(r"bind to 127\.0\.0\.1:(\d+)", (tmp_path / module).read_text())
+            if found:
+                return found[1]
+            assert processes[-1].poll() is None, (tmp_path / module).read_text()
+            time.sleep(0.05)
+        raise AssertionError((tmp_path / module).read_text())
+
+    try:
+        ports.append(start("rpc_tracker", "--port", "29190", "--port-end", "29290"))
+        start(
+            "rpc_server",
+            "--port",
+            "29390",
+            "--port-end",
+            "29490",
+            "--tracker",
+            f"127.0.0.1:{ports[0]}",
+            "--key",
+            "board",
+        )
+        yield f"127.0.0.1:{ports[0]}"
+    finally:
+        for process in processes[::-1]:
+            os.killpg(process.pid, signal.SIGKILL)  # they work in processes of their own, which would stay
+            process.wait()
+
+
+@pytest.mark.slow
+def test_devices_of_a_tracker_are_tuned_for(tracker: str, netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    model = ("m.net:m", "--target", "here", "--bind", "N=5", "--records", "r.sqlite", "--tracker", tracker)
+    for _ in range(100):
+        code, said = netc("tune", *model, "--key", "boat")
+        assert code == 1
+        if "its devices: board" in said:
+            break
+        time.sleep(0.1)
+    assert "has no device boat" in said
+    code, said = netc("tune", *model, "--key", "board", "--trials", "4")
+    assert code == 0, said
+    assert "2 tasks, 4 trials" in said
+    with Database(tmp_path / "r.sqlite") as opened:
+        assert len(opened.records()) == 2
+        assert all(failure is None for (failure,) in opened._connection.execute("SELECT failure FROM trials"))
+    assert "start serving" in (tmp_path / "rpc_server").read_text()
+
+
+def test_trackers_that_are_not_there(netc: Callable[..., tuple[int, str]]) -> None:
+    model = ("m.net:m", "--target", "here", "--bind", "N=5", "--records", "r.sqlite")
+    assert netc("tune", *model, "--key", "board")[0] == 2
+    assert netc("tune", *model, "--tracker", "localhost", "--key", "board")[0] == 2
+    code, said = netc("tune", *model, "--tracker", "127.0.0.1:9", "--key", "board")
+    assert code == 1
+    assert "does not answer" in said

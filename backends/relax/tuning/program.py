@@ -25,13 +25,7 @@ def program(task: Task, machine: Machine, choices: Choices, known: Collection[st
     """
     if not use(machine.threads):
         raise Failure(f"TVM does not run with {machine.threads} threads here")
-    lowered = lower(task.graph, machine, task.groups, choices)
-    if task.question not in {asked.question for asked in lowered.asked}:
-        raise Failure("the kernel alone does not ask this question")
-    # Everything that schedules go by is written in the kernels.
-    kernel = f"{structural_hash(lowered.main):x} {structural_hash(lowered.prepare):x}"
-    if kernel in known:
-        raise Same(kernel)
+    kernel = kernel_of(task, machine, choices, known)
     built = build(task.graph, machine, 0, task.groups, choices)
     call = tvm.runtime.vm.VirtualMachine(built.executable, tvm.cpu())["main"]
     arrays = probe({name: node.types[0] for name, node in task.graph.inputs.items()})
@@ -42,3 +36,19 @@ def program(task: Task, machine: Machine, choices: Choices, known: Collection[st
         return [restored(found, type.dtype) for found, type in zip(call(*given), types, strict=True)]
 
     return Program(lambda: call(*given), results, kernel)
+
+
+def kernel_of(task: Task, machine: Machine, choices: Choices, known: Collection[str]) -> str:
+    """The name of a task's kernel: a hash of all that is written in it.
+
+    Raises:
+        NetcError, Failure, Same: as `program` does.
+    """
+    lowered = lower(task.graph, machine, task.groups, choices)
+    if task.question not in {asked.question for asked in lowered.asked}:
+        raise Failure("the kernel alone does not ask this question")
+    # Everything that schedules go by is written in the kernels.
+    kernel = f"{structural_hash(lowered.main):x} {structural_hash(lowered.prepare):x}"
+    if kernel in known:
+        raise Same(kernel)
+    return kernel
