@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ import onnxruntime
 import pytest
 from netc.backends import interchange, pytorch
 from netc.backends.relax.artifact import kept
-from netc.backends.relax.build import Built, build, prepare
+from netc.backends.relax.build import Built, build, compile, prepare
 from netc.backends.relax.dot import has_dots
 from netc.backends.relax.machine import host, machine
 from netc.backends.relax.untyped import tvm
@@ -476,6 +477,20 @@ def test_compiled_models_agree_to_a_few_steps(name: str, model: str) -> None:
     assert_agrees(graph, built)
     # A kernel for each layer and pool with all that follows it, and one for the input.
     assert len(built.groups) == sum(kinds(graph)[k] for k in ("conv2d", "linear", "max_pool2d", "mean")) + 1
+
+
+def test_an_artifact_is_held_to_pytorch_and_small(tmp_path: Path) -> None:
+    before = bound(drawn("resnet", "resnet18"), {"N": 1})
+    graph = rounded(before).graph
+    artifact = compile(graph, LLVM(threads=1), tmp_path / "artifact", reference=pytorch.Reference(graph))
+    assert artifact is not None
+    assert artifact.manifest["difference"]["relative"] < 0.06
+    held = sum(math.prod(map(int, p.type.shape)) * p.type.dtype.bytes for p in graph.parameters.values())  # type: ignore[arg-type]
+    stored = (tmp_path / "artifact" / "constants.safetensors").stat().st_size
+    whole = sum(math.prod(map(int, p.type.shape)) * 4 for p in before.parameters.values())  # type: ignore[arg-type]
+    assert held < whole / 3
+    if has_dots(HERE):
+        assert stored < whole / 2
 
 
 @pytest.mark.parametrize("whole", [False, True])
