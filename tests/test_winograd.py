@@ -181,3 +181,17 @@ def test_long_sums_are_sums_of_short_ones(channels: int, kernel: int, stride: in
     assert not built.report.failures
     found, wanted = run(built, graph)
     assert error(found, wanted) <= (8 if channels % 2 == 0 else 12) * 2**-24
+
+
+@pytest.mark.parametrize("share", ["rows", "columns"])
+def test_threads_share_rows_or_columns(share: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Fixed, "answer", lambda self, question: dict(question.default) | {"share": share})
+    b = Builder()
+    x = b.input("x", "f32[N, 24, 9, 11]")
+    weight = b.parameter("weight", (40, 24, 3, 3), "normal", 0.0, 0.1)
+    graph = b.done(b("conv2d", x, weight, None, stride=(2, 1), padding=((1, 1), (0, 1))))
+    built = build(prepare(graph, {}), host(threads=2), choices=Fixed("direct"))
+    assert not built.report.failures
+    for n in (1, 5):
+        found, wanted = run(built, graph, {"N": n})
+        assert np.abs(found - wanted).max() <= 2e-6 * np.abs(wanted).max()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 from ....compiler.operators import convolution as op
-from ....compiler.types import TensorType
+from ....compiler.types import TensorType, volume
 from ..choice import Fact, size
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
+from ..schedule.tile import SHARE, by_rows
 from ..tensor import Tensor, channels_last
 from ..untyped import te, tirx
 from . import quantized, winograd
@@ -151,7 +153,15 @@ def _contract(
     if groups > 1:
         dividing = next(w for w in (4 * low.machine.lanes >> i for i in range(8)) if per_group % w == 0)
         candidates = [(height, min(dividing, 2 * low.machine.lanes)) for height, _ in candidates]
-    space = {"tile": [written(tile) for tile in candidates]} | ({"algorithm": plans} if plans else {})
+    rows = volume([type.shape[0], *type.shape[2:-1]])
+    weights = 4 * prod(taps) * inputs * outputs
+    first = by_rows(rows if isinstance(rows, int) else None, weights, "image", low.machine)
+    space: dict[str, Sequence[str]] = {
+        "tile": [written(tile) for tile in candidates],
+        "share": ["rows", "columns"] if first else ["columns", "rows"],
+    }
+    if plans:
+        space["algorithm"] = plans
     answer = low.choose(name, facts, space)
     plan = winograd.read(answer["algorithm"]) if plans else None
     if plan is not None:
@@ -173,7 +183,7 @@ def _contract(
             factor = w[(f // literal(width), *tap, c.var, f % literal(width))]
             return te.sum(cast(source(n, *at, channel), dtype) * cast(factor, dtype), axis=[*steps, c])
 
-        return tiled(kernel, type, product, bias, f"{height} {width} image")
+        return tiled(kernel, type, product, bias, f"{height} {width} image", {SHARE: answer["share"]})
 
     operands = [x, pack(low, weight, width), *([bias] if bias is not None else [])]
     return low.kernel(name, operands, [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]

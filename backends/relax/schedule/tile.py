@@ -30,6 +30,9 @@ LONG, LEAST = 256, 32
 """A float32 sum of more terms than `LONG` is one of sums of at most so many, and at least `LEAST`, terms: errors grow
 with the root of the number of terms that are summed in turn."""
 
+SHARE = "netc.share"
+"""What of a result in mode `image` threads share: `rows` of the image, or `columns`, which are its channels."""
+
 SMALL = 1 << 15
 """Multiplications below which one thread is enough."""
 
@@ -57,6 +60,7 @@ def _aligned(sch: Any, reduction: Any, result: Any) -> bool:
 def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine: Machine) -> None:
     height, width, mode, place = _read(str(annotation(sch, reduction, KEY)))
     unrolled = mode == "channels"
+    share = annotation(sch, reduction, SHARE)
     *outer, column = _rows(sch, result, mode == "flat")
     if width == 1:
         _scalar(sch, sources, reduction, [*outer, column], unrolled, machine)
@@ -67,6 +71,7 @@ def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine
     count = product([extent(sch, loop) for loop in [*outer, row]])
     weights = None if steps is None or columns is None else steps * columns * 4
     work = None if weights is None or count is None else weights // 4 * count
+    lines = product([extent(sch, loop) for loop in outer])
     column_tiles, lane = sch.split(column, [None, width])
     row_tiles, line = sch.split(row, [None, height])
     if mode == "flat":
@@ -80,7 +85,7 @@ def _schedule(sch: Any, sources: list[Any], reduction: Any, result: Any, machine
         task = _tasks(sch, [*outer, row_tiles, column_tiles], [line, lane], work, machine)
         inner = task
         at = None
-    elif _by_rows(sch, outer, weights, mode, machine):
+    elif by_rows(lines, weights, mode, machine) if share is None else str(share) == "rows":
         task, inner = _row_blocks(sch, outer, column_tiles, row_tiles, line, lane, work, machine)
         at = task
     else:
@@ -143,9 +148,8 @@ def _tasks(sch: Any, outer: list[Any], inner: list[Any], work: int | None, machi
     return task
 
 
-def _by_rows(sch: Any, outer: list[Any], weights: int | None, mode: str, machine: Machine) -> bool:
-    """Whether threads take rows of the image each, going through all columns: where the weights stay in cache."""
-    rows = product([extent(sch, loop) for loop in outer])
+def by_rows(rows: int | None, weights: int | None, mode: str, machine: Machine) -> bool:
+    """Whether threads take rows of the image each, through all columns: where the weights' bytes stay in cache."""
     if rows is not None and rows < TASKS * machine.threads:
         return False
     return mode != "image" or (weights is not None and weights <= machine.cache)
