@@ -62,3 +62,14 @@ def test_matrix_products_in_blocks(rows: int | str, inner: int, columns: int):
     (asked,) = [a for a in built.lowered.asked if a.question.kind == "linear"]
     height = int(str(asked.answer["tile"]).split()[0])
     assert inner % 1024 or height <= 8  # rows a multiple of 4096 bytes apart evict each other
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("length", "queries"), [(128, (64, 32)), (197, (32, 16)), (20, (32, 32))])
+def test_tiles_of_queries_by_what_they_leave_empty_and_see(length: int, queries: tuple[int, int], causal: bool):
+    b = Builder("attention")
+    q, k, v = (b.input(name, f"f32[2, 3, {length}, 16]") for name in "qkv")
+    graph = b.done(b("scaled_dot_product_attention", q, k, v, None, is_causal=causal))
+    built = assert_same(graph, {})
+    (asked,) = [a for a in built.lowered.asked if a.question.kind == "attention"]
+    assert asked.answer["queries"] == queries[causal] or HERE.lanes != 16

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ....compiler.types import Dim, TensorType
+from ....compiler.types import Dim, TensorType, volume
+from ..choice import Fact, size
 from ..half import DTYPES, HALF, narrowed
 from ..index import literal, unflatten
 from ..kernel import Kernel, View
@@ -23,7 +24,7 @@ Score = Callable[..., Any]
 """What a score becomes before the softmax: `score(product, index, kernel, *views)`, -∞ where not to be attended to."""
 
 QUERIES = 64
-"""Queries of a tile, at most."""
+"""Queries of a tile, at most, unless another number is chosen."""
 SQUARE = 8
 """Elements of a side of what is transposed at once."""
 KEYS = 256
@@ -55,7 +56,15 @@ def flash(
     down when a larger one turns up. Queries lie along the lanes of vectors, so that all this takes no sums across them.
     """
     order = order or plain(type.rank)
-    program = _Flash(query, key, value, type, order, score, scale, causal, sparse, low.machine)
+    *lead, length, width = type.shape
+    span, depth = key.type.shape[-2:]
+    facts: dict[str, Fact] = {
+        "batch": size(volume(lead)), "queries": size(length), "keys": size(span), "depth": size(depth),
+        "width": size(width), "causal": causal, "dtype": type.dtype.value,
+    }  # fmt: skip
+    space = {"queries": _queries(length, low.machine.lanes, causal), "keys": [KEYS, KEYS // 2, KEYS // 4, 2 * KEYS]}
+    chosen = low.choose("attention", facts, space)
+    program = _Flash(query, key, value, type, order, score, scale, causal, sparse, low.machine, **chosen)
     return written(low, "attention", [query, key, value, *extra], type, program.write, order=order)
 
 
@@ -74,6 +83,8 @@ class _Flash:
         causal: bool,
         sparse: bool,
         machine: Machine,
+        queries: int,
+        keys: int,
     ) -> None:
         self.type, self.order, self.score, self.scale = type, order, score, scale
         self.causal, self.sparse, self.machine = causal, sparse, machine
@@ -84,12 +95,12 @@ class _Flash:
         self.depth, self.width = depth, width
         """Features that are compared, and those of the values."""
         lanes = machine.lanes
-        self.queries = _queries(self.length, lanes)
+        self.queries = queries
         self.scores_tile = register_tile(2 * lanes if self.queries % (2 * lanes) == 0 else lanes, machine)
         """Keys × queries."""
         self.values_tile = register_tile(self.padded, machine, rows=self.queries)
         """Queries × features."""
-        self.keys = max(1, KEYS // self.scores_tile[0]) * self.scores_tile[0]
+        self.keys = max(1, keys // self.scores_tile[0]) * self.scores_tile[0]
         """Keys of a block."""
         ragged = self.padded != width or value.order[-1] != value.type.rank - 1
         self.copied = (key.type.dtype in HALF, value.type.dtype in HALF or ragged)
@@ -114,12 +125,17 @@ class _Flash:
             _Tile(self, kernel, views, out, at, task % tiles * literal(self.queries)).write()
 
 
-def _queries(length: Dim, lanes: int) -> int:
-    """Queries of a tile: as many as pay, but no many more than there are."""
+def _queries(length: Dim, lanes: int, causal: bool) -> list[int]:
+    """Queries of a tile, the best first: as many as pay, but no many more than there are or than see the same keys."""
+    sizes = [q for q in (QUERIES, QUERIES // 2, lanes, 3 * lanes, 2 * QUERIES) if q % lanes == 0 and q >= lanes]
     if not isinstance(length, int):
-        return QUERIES
-    sizes = [q for q in (QUERIES, QUERIES // 2, lanes) if q % lanes == 0 and q >= lanes]
-    return min(sizes, key=lambda q: -(-length // q) * q * (1 + 2 / q))
+        return sizes
+    starts = {q: range(0, length, q) for q in sizes[:3]}
+
+    def cost(q: int) -> float:
+        return sum(min(start + q, length) if causal else length for start in starts[q]) * (q + 5)
+
+    return [min(starts, key=cost), *sizes]
 
 
 def _is_table(view: View) -> bool:
