@@ -321,6 +321,66 @@ def test_memory_of_many_sizes_is_given_back(tmp_path: Path, counter: str):
     assert int(child(code)) < 400
 
 
+GUARD = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+static char *blocks[1 << 16];
+static int count;
+/* Each block between pages that cannot be touched: next to the one before it, or the one after it. */
+int posix_memalign(void **place, size_t alignment, size_t size) {
+    size_t room = (size + 4095) / 4096 * 4096;
+    char *all = mmap(0, room + 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED || count == 1 << 16) return ENOMEM;
+    mprotect(all, 4096, PROT_NONE);
+    mprotect(all + 4096 + room, 4096, PROT_NONE);
+    char *start = all + 4096;
+    if (getenv("GUARD_END")) start += (room - size) / alignment * alignment;
+    blocks[__atomic_fetch_add(&count, 1, __ATOMIC_RELAXED)] = start;
+    *place = start;
+    return 0;
+}
+void free(void *place) {
+    static void (*next)(void *);
+    for (int i = 0; place && i < count; i++) if (blocks[i] == place) return; /* for good */
+    if (!next) next = dlsym(RTLD_NEXT, "free");
+    next(place);
+}
+"""
+
+
+def images() -> Graph:
+    b = Builder("images")
+    x = b.input("x", "f32[1, 16, 20, 20]")
+    for i, (size, groups) in enumerate(((3, 1), (5, 1), (3, 16), (1, 1), (3, 1))):
+        weight = b.parameter(f"c{i}", (16, 16 // groups, size, size), "kaiming_normal")
+        x = b("relu", b("conv2d", x, weight, None, padding=size // 2, groups=groups))
+    x = b("max_pool2d", x, kernel_size=3, stride=2, padding=1)
+    return b.done(y=b("softmax", b("flatten", x, start_dim=1), dim=-1))
+
+
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize("kind", ["images", "dense"])
+def test_kernels_touch_no_memory_beside_theirs(tmp_path: Path, kind: str, end: bool):
+    graph = {"images": images, "dense": dense}[kind]()
+    assert compile(graph, LLVM(threads=2), tmp_path / "a") is not None
+    (tmp_path / "guard.c").write_text(GUARD)
+    command = ["gcc", "-shared", "-fPIC", "-o", tmp_path / "guard.so", tmp_path / "guard.c", "-ldl"]
+    subprocess.run(command, check=True)
+    code = (
+        "import netc, numpy\n"
+        f"a = netc.Artifact.load({str(tmp_path / 'a')!r})\n"
+        "x = a.array('x', N=3)\n"
+        "x[:] = 1\n"
+        "print(all(numpy.isfinite(y).all() for y in a(x).values()))\n"
+    )
+    environment = {"LD_PRELOAD": str(tmp_path / "guard.so")} | ({"GUARD_END": "1"} if end else {})
+    assert child(code, **environment) == "True"
+
+
 # --------------------------------------------------------------------------------------------------------- threads
 
 TASKS = (
