@@ -47,7 +47,8 @@ OFFERED = {4: 4, 2: 3}
 """How many plans to offer."""
 
 FEW = 64
-"""Channels below which tiles of 4 × 4 are not the default."""
+"""Channels below which tiles of 4 × 4 are not the default: in U-Net's last layers they save 3 % of ONNX Runtime's time,
+and double the error of the network."""
 
 FORTH = {4: 230.0, 2: 78.0}
 BACK = {4: 220.0, 2: 70.0}
@@ -147,7 +148,7 @@ class _Work:
         for m, most in OFFERED.items():
             found = sorted((self._cycles(plan, machine), str(plan)) for plan in self._all(m, machine))
             best.extend(found[:most])
-        # Where the larger tiles gain least they come last: so whole networks stay within twice the error of direct ones.
+        # Where larger tiles gain least they come last, for what their errors do to whole networks.
         few = self.inputs < FEW or self.outputs < FEW
         return [text for _, text in sorted(best, key=lambda c: (few and c[1].startswith("winograd4"), c))]
 
