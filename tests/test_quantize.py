@@ -17,8 +17,12 @@ import pytest
 from netc.backends import interchange, pytorch
 from netc.backends.relax.artifact import kept
 from netc.backends.relax.build import Built, build, compile, prepare
+from netc.backends.relax.choice import Analytic
 from netc.backends.relax.dot import has_dots
+from netc.backends.relax.lower import lower
 from netc.backends.relax.machine import host, machine
+from netc.backends.relax.tuning.task import Source as Cut
+from netc.backends.relax.tuning.task import tasks
 from netc.backends.relax.untyped import tvm
 from netc.compiler import program
 from netc.compiler import tree as t
@@ -527,3 +531,12 @@ def test_images_of_any_size_and_number() -> None:
     for n, height, width in ((1, 5, 7), (3, 12, 20)):
         x = ((rng.integers(0, 256, (n, 8, height, width)) - 100) * 0.05).astype("float32")
         assert_means_the_same(bound(graph, {"N": n, "H": height, "W": width}), {"x": x}, built)
+
+
+def test_layers_of_integers_are_tuned() -> None:
+    """The kernel that the tuner cuts out of a model asks what it asks there."""
+    graph = prepare(bound(rounded(drawn("resnet", "resnet18")).graph, {"N": 1}), {})
+    found = tasks([Cut(graph, None)], HERE, Analytic())
+    assert any("u8" in t.question.key for t in found) == has_dots(HERE)
+    for task in found:
+        assert task.question in [a.question for a in lower(task.graph, HERE, task.groups).asked]

@@ -72,7 +72,15 @@ def _kernels(
     for one in made:
         nodes = tuple(path for path in one.group.nodes if path in workload.work.nodes)
         groups = (whole[one.group.name],) if whole else None
+        if not whole:
+            nodes = (*_decoders(workload, nodes), *nodes)
         for path in nodes:
             before = found[path][0] if path in found else ()
             found[path] = tuple(dict.fromkeys((*before, *nodes))), groups
     return found
+
+
+def _decoders(workload: Workload, nodes: Sequence[str]) -> list[str]:
+    """Nodes that have no kernel: the reading of integers, which is done by what reads their result."""
+    before = (source for path in nodes for source in workload.work.before[path])
+    return [p for p in dict.fromkeys(before) if workload.graph.nodes[p].op.name == "dequantize" and p not in nodes]
