@@ -207,7 +207,8 @@ def _problem(source: Source, error: UnexpectedInput, base: int, limit: int, what
 
 
 def _keyword(error: UnexpectedInput) -> bool:
-    return isinstance(error, UnexpectedToken) and error.token.type.lower() == str(error.token)
+    token = cast(Token, error.token) if isinstance(error, UnexpectedToken) else None
+    return token is not None and token.type.lower() == str(token)
 
 
 def _next(source: Source, at: int) -> int:
