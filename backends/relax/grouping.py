@@ -92,20 +92,24 @@ def chosen(module: Any, before: Any) -> list[Fused]:
 
 
 class _Origins:
-    """The calls of kernels in `main` before fusion, by what they call and read."""
+    """The calls of kernels in `main` before fusion, by what they call and read; what is computed twice is one value."""
 
     def __init__(self, before: Any) -> None:
         self._calls: dict[Any, list[Any]] = {}
         self._same: dict[Any, Any] = {}
-        """What variables that came with fusion hold: a variable of before, or several."""
+        """What variables that came with fusion hold: a variable of before, or several. Variables of before that hold the
+        same are the first of them."""
         self._parts: dict[tuple[Any, int], Any] = {}
         for block in before["main"].body.blocks:
             for binding in block.bindings:
                 value = binding.value
                 if _is_call(value):
-                    self._calls.setdefault(self._key(value), []).append(binding)
+                    alike = self._calls.setdefault(self._key(value), [])
+                    alike.append(binding)
+                    self._same[binding.var] = alike[0].var
                 elif isinstance(value, relax.TupleGetItem):
-                    self._parts[value.tuple_value, int(value.index)] = binding.var
+                    part = self._held(value.tuple_value), int(value.index)
+                    self._same[binding.var] = self._parts.setdefault(part, binding.var)
 
     def inside(self, binding: Any, function: Any) -> list[str]:
         """The paths of the calls that a fused function makes where `binding` calls it."""
@@ -116,7 +120,7 @@ class _Origins:
             if _is_call(inner.value):
                 alike = self._calls[self._key(inner.value)]
                 made = alike.pop(0) if len(alike) > 1 else alike[0]
-                self._same[inner.var] = made.var
+                self._same[inner.var] = self._held(made.var)
                 paths.append(_path(made.value))
             else:
                 self.follow(inner)
