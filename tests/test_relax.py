@@ -716,7 +716,7 @@ def test_an_artifact_says_what_it_is(artifact: Artifact):
     assert manifest["inputs"] == [{"name": "x", "dtype": "f32", "shape": ["N", 3, 32, 32]}]
     assert manifest["outputs"] == [{"name": "logits", "dtype": "f32", "shape": ["N", 10]}]
     assert 0 <= manifest["difference"]["relative"] < 1e-5
-    assert {k["schedule"] for k in manifest["kernels"]} <= {"tile", "injective", "rows"}
+    assert {k["schedule"] for k in manifest["kernels"]} <= {"tile", "injective", "rows", "channels", "own"}
     assert sorted(p.name for p in artifact.folder.iterdir()) == ["constants.safetensors", "manifest.json", "model.so"]
     assert [p.name for p in artifact.folder.parent.iterdir()] == ["resnet"]
 

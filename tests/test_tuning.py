@@ -683,8 +683,7 @@ def test_what_cannot_be_tuned_is_told(netc: Callable[..., tuple[int, str]], tmp_
 
 
 def test_stopped_from_the_keyboard_it_keeps_what_it_has(tmp_path: Path) -> None:
-    (tmp_path / "m.net").write_text(FILE)
-    command = [sys.executable, "-m", "netc", "tune", "m.net:m", "--target", "here", "--bind", "N=64"]
+    command = [sys.executable, "-m", "netc", "tune", f"{SPECS}/resnet.net:resnet18", "--bind", "N=1"]
     command += ["--records", "r.sqlite", "--minutes", "5"]
     tuner = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not measured(tmp_path / "r.sqlite") and tuner.poll() is None:
