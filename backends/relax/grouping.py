@@ -97,7 +97,7 @@ class _Origins:
     def __init__(self, before: Any) -> None:
         self._calls: dict[Any, list[Any]] = {}
         self._same: dict[Any, Any] = {}
-        """What variables that came with fusion hold: a variable of before, or several. Variables of before that hold the
+        """What variables that came with fusion hold: a variable of before, or several. Those of before that hold the
         same are the first of them."""
         self._parts: dict[tuple[Any, int], Any] = {}
         for block in before["main"].body.blocks:
