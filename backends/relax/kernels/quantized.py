@@ -22,7 +22,6 @@ from ..half import DTYPES
 from ..index import flatten, literal, unflatten
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Rounded, Types, rules
-from ..schedule.inline import PAD
 from ..schedule.tile import DOT, KEY
 from ..tensor import Code, Tensor, channels_last, logical
 from ..untyped import te, tirx
@@ -30,7 +29,7 @@ from .depthwise import depthwise
 from .numeric import cast, const
 from .reduction import SUM, reduce
 from .tiling import padded, read, tiles, written
-from .window import Pairs, pads, sizes, tiled, window
+from .window import Pairs, padding_stage, pads, sizes, tiled, window
 
 BYTES = (DType.U8, DType.I8)
 
@@ -249,7 +248,7 @@ def _convolved(
     words = -(-inputs // 4)
 
     def body(kernel: Kernel, x: View, w: View) -> Any:
-        source = _surrounded(kernel, x, padding, zero, 4 * words * groups) if surrounded else _last(x)
+        source = padding_stage(kernel, x, padding, const(zero, x.dtype), 4 * words * groups)
         steps = [kernel.axis(n, f"k{i}") for i, n in enumerate(taps)]
         c = kernel.axis(words, "c")
 
@@ -266,32 +265,6 @@ def _convolved(
 
     operands = [x, _packed(low, weight, width)]
     return low.kernel("conv", operands, [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
-
-
-def _last(x: View) -> Callable[..., Any]:
-    return lambda n, *place: x[(n, place[-1], *place[:-1])]
-
-
-def _surrounded(kernel: Kernel, x: View, padding: Pairs, zero: int, channels: int) -> Callable[..., Any]:
-    """A stage that reads `x` by `(n, *space, channel)`: with `zero` around the image, and in channels that it lacks."""
-    batch, own, *space = x.type.shape
-    extents = x.shape[2:]
-    value = const(zero, x.dtype)
-
-    def element(n: Any, *place: Any) -> Any:
-        *at, c = place
-        inside = [s - literal(before) for s, (before, _) in zip(at, padding, strict=True)]
-        valid = [
-            condition
-            for i, extent, (before, after) in zip(inside, extents, padding, strict=True)
-            for condition in ([i >= literal(0)] if before else []) + ([i < extent] if after else [])
-        ]
-        valid += [] if own == channels else [c < kernel.dim(own)]
-        return tirx.if_then_else(tirx.all(*valid), x[(n, c, *inside)], value)
-
-    shape = [batch, *(d + before + after for d, (before, after) in zip(space, padding, strict=True)), channels]
-    around = {PAD: " ".join(f"{before} {after}" for before, after in padding)} if own == channels else {}
-    return kernel.stage(shape, element, "pad", attributes={"netc.keep": 1, **around})
 
 
 def _multiplied(low: Lowering, x: Tensor, weight: Tensor, type: TensorType) -> Tensor:

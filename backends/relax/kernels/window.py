@@ -80,11 +80,15 @@ def window(space: Sequence[Any], steps: Sequence[Any], stride: Sequence[int], di
     ]
 
 
-def padding_stage(kernel: Kernel, x: View, padding: Pairs, value: Any) -> Callable[..., Any]:
-    """A reader of `x` by `(n, *space, channel)` that reaches into the padding, if any, which is then a stage."""
-    if not pads(padding):
+def padding_stage(
+    kernel: Kernel, x: View, padding: Pairs, value: Any, channels: Dim | None = None
+) -> Callable[..., Any]:
+    """A reader of `x` by `(n, *space, channel)` that reaches into the padding, and with `channels` into those that `x`
+    lacks; where there are any, a stage holds the value there."""
+    batch, own, *space = x.type.shape
+    channels = own if channels is None else channels
+    if not pads(padding) and channels == own:
         return lambda n, *place: x[(n, place[-1], *place[:-1])]
-    batch, channels, *space = x.type.shape
     extents = x.shape[2:]
 
     def element(n: Any, *place: Any) -> Any:
@@ -95,11 +99,12 @@ def padding_stage(kernel: Kernel, x: View, padding: Pairs, value: Any) -> Callab
             for i, extent, (before, after) in zip(inside, extents, padding, strict=True)
             for condition in ([i >= literal(0)] if before else []) + ([i < extent] if after else [])
         ]
+        valid += [] if channels == own else [c < kernel.dim(own)]
         return tirx.if_then_else(tirx.all(*valid), x[(n, c, *inside)], value)
 
     shape = [batch, *(d + before + after for d, (before, after) in zip(space, padding, strict=True)), channels]
-    around = " ".join(f"{before} {after}" for before, after in padding)
-    return kernel.stage(shape, element, "pad", attributes={"netc.keep": 1, PAD: around})
+    around = {PAD: " ".join(f"{before} {after}" for before, after in padding)} if channels == own else {}
+    return kernel.stage(shape, element, "pad", attributes={"netc.keep": 1, **around})
 
 
 def pads(padding: Pairs) -> bool:
