@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,7 @@ def onnxruntime(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
 
 def openvino(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
     """An ONNX file, computed in float32: left alone, OpenVINO takes bf16 where the processor has it."""
-    import openvino
-
+    openvino: Any = import_module("openvino")  # of the extra `bench`, so perhaps not there when types are checked
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
