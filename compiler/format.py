@@ -64,7 +64,7 @@ _LEVEL = {
 _CONTINUES = frozenset({"OR", "AND", "JOIN", "PLUS", "MINUS", "TIMES", "AT", "ELSE"})
 
 _TIGHT_RULES = frozenset(
-    {"attribute", "call", "index", "range", "slice", "rename_place", "optional", "repeated", "rest"}
+    {"attribute", "call", "index", "range", "slice", "rename_place", "optional", "repeated", "rest", "remote"}
 )
 
 

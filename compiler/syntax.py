@@ -460,7 +460,10 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
         return t.Pipeline(self._span(meta), self._name(items[0]), items[1])
 
     def target(self, meta: Meta, items: Items) -> t.Target:
-        return t.Target(self._span(meta), self._name(items[0]), items[1])
+        return t.Target(self._span(meta), self._name(items[0]), items[1], items[2])
+
+    def remote(self, meta: Meta, items: Items) -> t.Remote:
+        return t.Remote(self._span(meta), items[0] or ())
 
     def plan(self, meta: Meta, items: Items) -> t.Plan:
         name, model, target, *clauses = items

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import Field as DataclassField
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from . import tree as t
 from .diagnostic import Diagnostic, Label, NetcError, nearest
@@ -28,6 +29,32 @@ BytesPerSecond = Annotated[int, Field(ge=1), Unit("bytes per second")]
 CountPerSecond = Annotated[int, Field(ge=1), Unit("a count per second")]
 
 
+def _with_port(address: str) -> str:
+    name, _, port = address.rpartition(":")
+    if not name or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ValueError("it is written as a host and a port of 1 to 65535")
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Devices that the TVM tracker at `host`, such as `"farm:9190"`, knows under a `key`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    host: Annotated[str, AfterValidator(_with_port)]
+    key: Annotated[str, Field(min_length=1)]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The tracker's host and port."""
+        name, _, port = self.host.rpartition(":")
+        return name.strip("[]"), int(port)
+
+    def __str__(self) -> str:
+        return f'remote(host = "{self.host}", key = "{self.key}")'
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Base of all targets; the class of each is found in `TARGETS` under its name in the language."""
@@ -37,17 +64,23 @@ class Target:
     """Whether there is code for it; else it is a cost model, for plans."""
 
     def __str__(self) -> str:
-        units = _units(type(self))
+        units, values = _units(type(self)), {f: getattr(self, f.name) for f in _arguments(type(self))}
         given = [
-            f"{f.name} = {_text(getattr(self, f.name), units.get(f.name))}"
-            for f in fields(self)
-            if f.default is MISSING or getattr(self, f.name) != f.default
+            f"{f.name} = {_text(value, units.get(f.name))}"
+            for f, value in values.items()
+            if f.default is MISSING or value != f.default
         ]
         return f"{self.kind}({', '.join(given)})"
 
     def data(self) -> dict[str, Any]:
-        """The description as JSON-ready values, for manifests; `from_data` reads it back."""
-        return {"kind": self.kind, **{f.name: getattr(self, f.name) for f in fields(self)}}
+        """The description as JSON-ready values, for manifests; `from_data` reads it back. What is compiled is the same
+        wherever it is measured: devices are no part of it."""
+        return {"kind": self.kind, **{f.name: getattr(self, f.name) for f in _arguments(type(self))}}
+
+
+def _arguments(cls: type[Target | Remote]) -> tuple[DataclassField[Any], ...]:
+    """The fields that are given in parentheses, which are all but the clause after them."""
+    return tuple(f for f in fields(cls) if f.name != "remote")
 
 
 def _text(value: object, unit: Quantity | None = None) -> str:
@@ -67,7 +100,7 @@ class LLVM(Target):
     `triple` is None for the machine at hand, and `cpu` may then be `"native"`. `features` are LLVM's, with sign
     (`"+avx2"`), in addition to the processor's own. `threads` None takes every core of the machine at hand, and one
     elsewhere; with `pin`, each of them is tied to a core of its own. `cache`: bytes of cache that one core has to
-    itself, None where unknown.
+    itself, None where unknown. Kernels are measured on the devices of `remote`, on this machine where it is None.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -79,6 +112,11 @@ class LLVM(Target):
     triple: Annotated[str, Field(min_length=1)] | None = None
     features: tuple[Annotated[str, Field(pattern=r"^[+-][\w.\-]+$")], ...] = ()
     cache: Bytes | None = None
+    remote: Remote | None = None
+
+    def __str__(self) -> str:
+        written = Target.__str__(self)
+        return written if self.remote is None else f"{written} {self.remote}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,31 +172,57 @@ def read_target(declaration: t.Target, constant: Callable[[t.Expr], Any]) -> Tar
         message = f"there is no kind of target {written}"
         notes = (f"kinds: {', '.join(TARGETS)}",)
         raise _problem("unknown-target", message, function.span, nearest(written, TARGETS), notes)
-    units = _units(TARGETS[function.text])
+    called = value.arguments if isinstance(value, t.Call) else ()
+    made: Target = _validated(TARGETS[function.text], function.text, called, value.span, constant)
+    clause = declaration.remote
+    if clause is None:
+        return made
+    if not isinstance(made, LLVM):
+        message = f"{function.text} has no remote devices: kernels are measured for llvm alone"
+        raise _problem("target", message, clause.span, "leave `remote(…)` out")
+    return replace(made, remote=_validated(Remote, "remote", clause.arguments, clause.span, constant))
+
+
+def _validated(
+    cls: type[Any], function: str, arguments: Iterable[t.Argument], span: Span, constant: Callable[[t.Expr], Any]
+) -> Any:
+    """What a call with arguments by name describes; `span` is the call's."""
+    units = _units(cls)
     places: dict[str, Span] = {}
-    attributes: dict[str, Any] = {}
-    for argument in value.arguments if isinstance(value, t.Call) else ():
+    given: dict[str, Any] = {}
+    accepted = [f.name for f in _arguments(cls)]
+    for argument in arguments:
         if argument.name is None:
-            message = f"{function.text} takes its arguments by name"
-            raise _problem("target", message, argument.span, _EXAMPLES[function.text])
-        if argument.name.text in attributes:
-            raise _problem("target", f"{argument.name.text} is given twice", argument.span, None)
-        wanted = units.get(argument.name.text)
-        problem = wanted and wrong_unit(argument.name.text, wanted, argument.value)
+            message = f"{function} takes its arguments by name"
+            raise _problem("target", message, argument.span, _EXAMPLES[function])
+        name = argument.name.text
+        if name not in accepted:
+            fix = f"{function}(…) {_CLAUSE}" if name == "remote" and cls is LLVM else nearest(name, accepted)
+            notes = (f"its arguments: {', '.join(accepted)}",)
+            raise _problem("target", f"{function} has no argument {name}", argument.span, fix, notes)
+        if name in given:
+            raise _problem("target", f"{name} is given twice", argument.span, None)
+        wanted = units.get(name)
+        problem = wanted and wrong_unit(name, wanted, argument.value)
         if problem:
             raise NetcError([problem])
-        places[argument.name.text] = argument.span
-        attributes[argument.name.text] = constant(argument.value)
+        places[name] = argument.span
+        given[name] = constant(argument.value)
     try:
-        return TypeAdapter(TARGETS[function.text]).validate_python(attributes)
+        return TypeAdapter(cls).validate_python(given)
     except ValidationError as error:
-        raise NetcError([_refused(function, e, places, declaration) for e in error.errors()]) from None
+        raise NetcError([_refused(cls, function, e, places, span) for e in error.errors()]) from None
 
 
-_EXAMPLES = {"llvm": 'cpu = "native"', "cuda": 'arch = "sm_80"', "accelerator": "buffer = 512 KiB, dram = 8 GB/s"}
+_CLAUSE = 'remote(host = "farm:9190", key = "pi4")'
+_EXAMPLES = {
+    "llvm": 'cpu = "native"', "cuda": 'arch = "sm_80"', "accelerator": "buffer = 512 KiB, dram = 8 GB/s",
+    "remote": 'host = "farm:9190", key = "pi4"',
+}  # fmt: skip
+_FIXES = {"host": 'host = "farm:9190"', "key": 'key = "pi4"'}
 
 
-def _units(cls: type[Target]) -> dict[str, Quantity]:
+def _units(cls: type[Target | Remote]) -> dict[str, Quantity]:
     """What the fields of a target measure that measure something."""
     found: dict[str, Quantity] = {}
     for name, hint in get_type_hints(cls, include_extras=True).items():
@@ -167,22 +231,17 @@ def _units(cls: type[Target]) -> dict[str, Quantity]:
     return found
 
 
-def _refused(function: t.Name, error: Any, places: Mapping[str, Span], declaration: t.Target) -> Diagnostic:
+def _refused(cls: type[Any], function: str, error: Any, places: Mapping[str, Span], call: Span) -> Diagnostic:
     name = str(error["loc"][0]) if error["loc"] else ""
-    unit = _units(TARGETS[function.text]).get(name)
-    accepted = [f.name for f in fields(TARGETS[function.text])]
-    notes = (f"its arguments: {', '.join(accepted)}",)
-    span = places.get(name, declaration.value.span)
-    fix = None
-    if "unexpected" in error["type"]:
-        message, fix = f"{function.text} has no argument {name}", nearest(name, accepted)
-    elif error["type"] == "missing":
-        message = f"{function.text} needs its {name}"
-        fix = f"{name} = {EXAMPLES[unit]}" if unit else f"{name} = …"
+    unit = _units(cls).get(name)
+    notes = (f"its arguments: {', '.join(f.name for f in _arguments(cls))}",)
+    span = places.get(name, call)
+    fix = f"{name} = {EXAMPLES[unit]}" if unit else _FIXES.get(name)
+    if error["type"] == "missing":
+        message, fix = f"{function} needs its {name}", fix or f"{name} = …"
     else:
         value, reason = span.text.partition("=")[2].strip(), error["msg"].removeprefix("Value error, ")
-        message = f"{function.text} cannot take {value} as {name}: {reason[:1].lower()}{reason[1:]}"
-        fix = f"{name} = {EXAMPLES[unit]}" if unit else None
+        message = f"{function} cannot take {value} as {name}: {reason[:1].lower()}{reason[1:]}"
     return Diagnostic("target", message, (Label(span),), notes, fix)
 
 

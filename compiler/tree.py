@@ -433,9 +433,17 @@ class Pipeline(Declaration):
 
 
 @dataclass(frozen=True, slots=True)
+class Remote(Tree):
+    """`remote(host = "farm:9190", key = "pi4")`: the devices that a target is measured on."""
+
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Target(Declaration):
     name: Identifier
     value: Expr
+    remote: Remote | None
 
 
 @dataclass(frozen=True, slots=True)

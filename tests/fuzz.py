@@ -215,6 +215,7 @@ module Net(block, depths, width = 4, classes = 10) (x: [N, 3, H, W]) {
 
 model net = Net(Basic, [1, 1]) (x: f32[N, 3, 32, 32])
 target here = llvm(cpu = "native", threads = 2)
+target pi4 = llvm(triple = "aarch64-linux-gnu", cpu = "cortex-a72") remote(host = "farm:9190", key = "pi4")
 
 rename timm {
     "stem.{rest}" -> "conv1.{rest}"

@@ -72,6 +72,7 @@ let small = 512 KiB  # one line each:
 let fast = 8 GB/s    # they may stand together
 func round_channels(c, by = 8) = max(by, (c + by // 2) // by * by)
 target here = llvm(cpu = "native", threads = 2)
+target pi4 = llvm(triple = "aarch64-linux-gnu", cpu = "cortex-a72") remote(host = "farm:9190", key = "pi4")
 
 extern swish(beta: float = 1.0) (x: [N, C]) -> f32[N, C] { pytorch "my.ops:swish" }
 

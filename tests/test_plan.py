@@ -28,7 +28,7 @@ from netc.compiler.pipeline import run as run_passes
 from netc.compiler.plan import AutoLine, Chain, Either, GroupLine, Maybe, Operation, Pattern, PatternLine, Plan, Repeat
 from netc.compiler.program import Program, read, read_source
 from netc.compiler.source import Source, Span
-from netc.compiler.target import Accelerator
+from netc.compiler.target import LLVM, Accelerator, Remote, from_data
 from netc.compiler.types import DType
 from typer.testing import CliRunner
 
@@ -305,10 +305,13 @@ def test_targets_are_written_as_they_are_read() -> None:
         "accelerator(buffer = 3 MiB, dram = 25600 MB/s)",
         "accelerator(buffer = 1001, dram = 1)",
         'llvm(cpu = "cortex-a72", threads = 2, cache = 1 MiB)',
+        'llvm(cpu = "cortex-a72") remote(host = "farm:9190", key = "pi4")',
+        'llvm() remote(host = "[::1]:9190", key = "a b")',
     ):
         assert str(program(f"target t = {text}\n").target("t")) == text
 
 
+REMOTE = ' remote(host = "farm:9190", key = "pi4")'
 UNITS = {
     "buffer = 8 GB/s, dram = 8 GB/s": "buffer is bytes, and 8 GB/s is bytes per second",
     "buffer = 1 KiB, dram = 20 ms": "dram is bytes per second, and 20 ms is seconds",
@@ -324,6 +327,64 @@ UNITS = {
 def test_accelerators_have_units(arguments: str, message: str) -> None:
     with pytest.raises(NetcError, match=message):
         program(f"target t = accelerator({arguments})\n").target("t")
+
+
+REMOTES = {
+    'llvm() remote(host = "farm:9190")': ("remote needs its key", 'remote(host = "farm:9190")', 'key = "pi4"'),
+    'llvm() remote(key = "pi4")': ("remote needs its host", 'remote(key = "pi4")', 'host = "farm:9190"'),
+    "llvm remote()": ("remote needs its host", "remote()", 'host = "farm:9190"'),
+    **{
+        f'llvm() remote(host = "{host}", key = "pi4")': (
+            f'remote cannot take "{host}" as host: it is written as a host and a port of 1 to 65535',
+            f'host = "{host}"', 'host = "farm:9190"',
+        )
+        for host in ("farm", "farm:", ":9190", "farm:http", "farm:0", "farm:65536", "")
+    },
+    'llvm() remote(host = 9190, key = "pi4")': ("remote cannot take 9190 as host", "host = 9190", 'host = "farm:9190"'),
+    'llvm() remote(host = "farm:9190", key = "")': ('remote cannot take "" as key', 'key = ""', 'key = "pi4"'),
+    'llvm() remote(host = "farm:9190", hots = "")': ("remote has no argument hots", 'hots = ""', "host"),
+    'llvm() remote("farm:9190", "pi4")': (
+        "takes its arguments by name", '"farm:9190"', 'host = "farm:9190", key = "pi4"',
+    ),
+    'llvm() remote(key = "a", key = "b")': ("key is given twice", 'key = "b"', None),
+    'llvm(remote = "farm:9190")': (
+        "llvm has no argument remote", 'remote = "farm:9190"', 'llvm(…) remote(host = "farm:9190", key = "pi4")',
+    ),
+    'cuda(arch = "sm_80") remote(host = "farm:9190", key = "pi4")': (
+        "cuda has no remote devices", 'remote(host = "farm:9190", key = "pi4")', "leave `remote(…)` out",
+    ),
+    'accelerator(buffer = 1 KiB, dram = 1 GB/s) remote(host = "farm:9190", key = "pi4")': (
+        "accelerator has no remote devices", 'remote(host = "farm:9190", key = "pi4")', "leave `remote(…)` out",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "problem"), REMOTES.items(), ids=REMOTES.keys())
+def test_remote_devices_that_are_said_wrongly(text: str, problem: tuple[str, str, str | None]) -> None:
+    with pytest.raises(NetcError) as caught:
+        program(f"target t = {text}\n").target("t")
+    found = caught.value.diagnostics[0]
+    message, place, fix = problem
+    assert message in found.message
+    assert found.labels[0].span.text == place
+    assert found.fix == fix
+
+
+def test_devices_are_no_part_of_what_is_compiled() -> None:
+    text = 'llvm(cpu = "cortex-a72", triple = "aarch64-linux-gnu")'
+    bare, far = (program(f"target t = {text}{clause}\n").target("t") for clause in ("", REMOTE))
+    assert isinstance(far, LLVM)
+    assert far.remote == Remote("farm:9190", "pi4")
+    assert far.remote.address == ("farm", 9190)
+    assert far.data() == bare.data()
+    assert from_data(far.data()) == bare
+
+
+def test_remote_is_a_word_only_after_a_target() -> None:
+    text = f"func twice(remote) = remote * 2\ntarget remote = llvm(threads = twice(2)){REMOTE}\n"
+    assert str(read_source(Source("test.net", text)).target("remote")) == f"llvm(threads = 4){REMOTE}"
+    with pytest.raises(NetcError, match="unexpected `remote`"):
+        read_source(Source("test.net", f"let two = 2{REMOTE}\n"))
 
 
 # ---------------------------------------------------------------------------------------------------- which nodes

@@ -740,69 +740,97 @@ def test_shipped_records_compute_what_defaults_do(found: Record) -> None:
 
 @pytest.fixture
 def tracker(tmp_path: Path) -> Iterator[str]:
-    """A tracker and one device of the key `board`, on this machine."""
+    """A tracker and two devices of the key `board`, on this machine."""
     pytest.importorskip("tornado")
-    ports: list[str] = []
     processes: list[subprocess.Popen[str]] = []
     environment = {**os.environ, "TVM_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
-    def start(module: str, *arguments: str) -> str:
+    def start(module: str, name: str, *arguments: str) -> str:
         command = [sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", *arguments]
-        log = (tmp_path / module).open("w+")
+        path = tmp_path / name
+        log = path.open("w+")
         processes.append(
             subprocess.Popen(command, stdout=log, stderr=log, env=environment, text=True, start_new_session=True)
         )
         for _ in range(3000):
-            found = re.search(r"bind to 127\.0\.0\.1:(\d+)", (tmp_path / module).read_text())
+            found = re.search(r"bind to 127\.0\.0\.1:(\d+)", path.read_text())
             if found:
                 return found[1]
-            assert processes[-1].poll() is None, (tmp_path / module).read_text()
+            assert processes[-1].poll() is None, path.read_text()
             time.sleep(0.05)
-        raise AssertionError((tmp_path / module).read_text())
+        raise AssertionError(path.read_text())
 
     try:
-        ports.append(start("rpc_tracker", "--port", "29190", "--port-end", "29290"))
-        start(
-            "rpc_server",
-            "--port",
-            "29390",
-            "--port-end",
-            "29490",
-            "--tracker",
-            f"127.0.0.1:{ports[0]}",
-            "--key",
-            "board",
-        )
-        yield f"127.0.0.1:{ports[0]}"
+        address = f"127.0.0.1:{start('rpc_tracker', 'tracker', '--port', '29190', '--port-end', '29290')}"
+        for device in DEVICES:
+            ports = ("--port", "29390", "--port-end", "29490")
+            start("rpc_server", device, *ports, "--tracker", address, "--key", "board")
+        yield address
     finally:
         for process in processes[::-1]:
             os.killpg(process.pid, signal.SIGKILL)  # they work in processes of their own, which would stay
             process.wait()
 
 
+DEVICES = ("device1", "device2")
+
+
 @pytest.mark.slow
-def test_devices_of_a_tracker_are_tuned_for(tracker: str, netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    model = ("m.net:m", "--target", "here", "--bind", "N=5", "--records", "r.sqlite", "--tracker", tracker)
+def test_targets_are_tuned_for_on_their_devices(
+    tracker: str, netc: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """By all three commands that tune, for a plan and a model; what is compiled does not say where."""
+    farm = f'llvm(threads = 1) remote(host = "{tracker}", key = "KEY")'
+    targets = f"target farm = {farm.replace('KEY', 'board')}\ntarget boats = {farm.replace('KEY', 'boat')}\n"
+    plan = "plan q for m on farm {\n    batch 5\n    tune trials = 4\n}\n"
+    (tmp_path / "m.net").write_text(FILE + targets + plan)
+    model = ("m.net:m", "--bind", "N=5", "--records", "r.sqlite")
     for _ in range(100):
-        code, said = netc("tune", *model, "--key", "boat")
+        code, said = netc("tune", *model, "--target", "boats")
         assert code == 1
         if "its devices: board" in said:
             break
         time.sleep(0.1)
     assert "has no device boat" in said
-    code, said = netc("tune", *model, "--key", "board", "--trials", "4")
+
+    code, said = netc("tune", *model, "--target", "farm", "--trials", "4")
     assert code == 0, said
     assert "2 tasks, 4 trials" in said
     with Database(tmp_path / "r.sqlite") as opened:
         assert len(opened.records()) == 2
+        assert tracker not in "".join(r.line for r in opened.records())
         assert all(failure is None for (failure,) in opened._connection.execute("SELECT failure FROM trials"))
-    assert "start serving" in (tmp_path / "rpc_server").read_text()
+    told = "".join((tmp_path / device).read_text() for device in DEVICES)
+    assert [(tmp_path / device).read_text().count("start serving") > 0 for device in DEVICES] == [True, True], told
+
+    for name, target in {"far": "farm", "near": "here"}.items():
+        code, said = netc("compile", *model, "--target", target, "-o", name)
+        assert code == 0, said
+    far, near = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("far", "near"))
+    assert far == near
+    assert {a["from"] for a in json.loads(far["manifest.json"])["answers"]} == {"records"}
+
+    served = serving(tmp_path)
+    code, said = netc("compile", *model, "--target", "farm", "-o", "far", "--tune", "--trials", "5")
+    assert code == 0, said
+    assert "2 tasks, 5 trials" in said
+    assert serving(tmp_path) > served
+    served = serving(tmp_path)
+    code, said = netc("compile", "m.net:q", "-o", "planned", "--records", "s.sqlite")
+    assert code == 0, said
+    assert "2 tasks, 4 trials" in said
+    assert serving(tmp_path) > served
 
 
-def test_trackers_that_are_not_there(netc: Callable[..., tuple[int, str]]) -> None:
-    model = ("m.net:m", "--target", "here", "--bind", "N=5", "--records", "r.sqlite")
-    assert netc("tune", *model, "--key", "board")[0] == 2
-    assert netc("tune", *model, "--tracker", "localhost", "--key", "board")[0] == 2
-    code, said = netc("tune", *model, "--tracker", "127.0.0.1:9", "--key", "board")
+def serving(folder: Path) -> int:
+    """How many sessions the devices have had."""
+    return sum((folder / device).read_text().count("start serving") for device in DEVICES)
+
+
+def test_trackers_that_are_not_there(netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    (tmp_path / "m.net").write_text(
+        f'{FILE}target farm = llvm(threads = 1) remote(host = "127.0.0.1:9", key = "board")\n'
+    )
+    code, said = netc("tune", "m.net:m", "--target", "farm", "--bind", "N=5", "--records", "r.sqlite")
     assert code == 1
     assert "does not answer" in said

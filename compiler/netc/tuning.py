@@ -29,7 +29,6 @@ from .planning import plan_source
 if TYPE_CHECKING:
     from .backends.relax.choice import Choices
     from .backends.relax.tuning.recorded import Recorded
-    from .backends.relax.tuning.remote import Remote
     from .backends.relax.tuning.task import Source
     from .backends.relax.tuning.tune import Limits, Progress, State
     from .compiler.graph import Graph
@@ -70,10 +69,6 @@ def tune(
     trials: TrialsOption = None,
     minutes: MinutesOption = None,
     records: RecordsOption = None,
-    tracker: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Run on devices of this TVM tracker, with --key.")
-    ] = None,
-    key: Annotated[str | None, typer.Option(help="The key that the devices have there.")] = None,
     exported: Annotated[
         Path | None, typer.Option("--export", metavar="FILE", help="Write all records as lines of JSON.")
     ] = None,
@@ -86,7 +81,8 @@ def tune(
     passes: PassesOption = None,
     allow: AllowOption = None,
 ) -> None:
-    """Try how the kernels of models are best written on this machine, by running them, and keep what is found.
+    """Try how the kernels of models are best written, by running them on this machine, or on the devices that a target
+    names as its remote(host, key), and keep what is found.
 
     `netc compile` uses what was found, of these models and of others with like kernels.
 
@@ -112,7 +108,7 @@ def tune(
                 raise usage(f"these are for different targets, {' and '.join(targets)}: tune one after the other")
             clause = found[0].clause if len(found) == 1 and trials is None and minutes is None else None
             limit = limits(trials, minutes) if clause is None else Limits(clause.trials, clause.minutes)
-            tuned([f.source for f in found], found[0].target, path, limit, remote=devices(tracker, key))
+            tuned([f.source for f in found], found[0].target, path, limit)
         if exported is not None:
             with Database(path) as database:
                 print(f"{write_lines(database.records(), exported)} records in {exported}")
@@ -125,18 +121,6 @@ def records_path(option: str | None) -> Path | None:
     if option is None:
         return default_path()
     return None if option == NONE else Path(option)
-
-
-def devices(tracker: str | None, key: str | None) -> Remote | None:
-    """The devices of `--tracker` and `--key`."""
-    if tracker is None and key is None:
-        return None
-    host, _, port = (tracker or "").rpartition(":")
-    if not host or not port.isdigit() or key is None:
-        raise usage("remote devices are said by --tracker HOST:PORT and --key KEY")
-    from .backends.relax.tuning.remote import Remote
-
-    return Remote(host, int(port), key)
 
 
 def limits(trials: int | None, minutes: float | None) -> Limits:
@@ -161,34 +145,34 @@ def answers(target: Target, path: Path | None) -> Recorded | None:
 
 
 def tuned(
-    sources: Sequence[Source],
-    target: Target,
-    path: Path | None,
-    limit: Limits,
-    span: Span | None = None,
-    remote: Remote | None = None,
+    sources: Sequence[Source], target: Target, path: Path | None, limit: Limits, span: Span | None = None
 ) -> list[State]:
-    """Tune, show how it goes, and say what was found; on this machine, or on remote devices.
+    """Tune, show how it goes, and say what was found; on the remote devices of the target, or on this machine.
 
     Raises:
-        NetcError: where code for the target does not run here, or records cannot be kept.
+        NetcError: where code for the target runs neither here nor on devices of its own, or records cannot be kept.
     """
     from .backends.relax.machine import machine
     from .backends.relax.tuning.database import Database
     from .backends.relax.tuning.program import program
     from .backends.relax.tuning.recorded import shipped
+    from .backends.relax.tuning.remote import Devices
     from .backends.relax.tuning.tune import tune
+    from .compiler.target import LLVM
 
     labels = () if span is None else (Label(span),)
     if path is None:
         raise NetcError([Diagnostic("usage", "tuning needs a file for its records: --records FILE", labels)])
     processor = machine(target)
-    if remote is not None:
-        remote.check()
+    build = program
+    if isinstance(target, LLVM) and target.remote is not None:
+        devices = Devices(target.remote)
+        devices.check()
+        build = devices.program
     elif not processor.native:
         message = f"tuning runs kernels, and code for {processor.triple} does not run here"
-        raise NetcError([Diagnostic("unsupported-target", message, labels)])
-    build = program if remote is None else remote.program
+        fix = f'{target} remote(host = "farm:9190", key = "pi4")' if isinstance(target, LLVM) else None
+        raise NetcError([Diagnostic("unsupported-target", message, labels, fix=fix)])
     with Database(path) as database, _Shown.on(sys.stdout.isatty()) as shown:
         try:
             states = tune(sources, processor, database, limit, shipped=shipped(), listen=shown, build=build)

@@ -1,5 +1,5 @@
-"""Kernels of tasks run on another machine, through TVM's tracker and servers: `python -m tvm.exec.rpc_tracker` on one
-machine, `python -m tvm.exec.rpc_server --tracker HOST:PORT --key KEY` on each device.
+"""Kernels of tasks run on the remote devices of a target, through TVM's tracker and servers: `python -m
+tvm.exec.rpc_tracker` on one machine, `python -m tvm.exec.rpc_server --tracker HOST:PORT --key KEY` on each device.
 
 A candidate is compiled and linked here, in its fork. For each measurement it asks the tracker for a device, sends the
 library and the weights, and gives the device back: the default and a candidate run in turns on one device, or on any of
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ....compiler.diagnostic import Diagnostic, NetcError
+from ....compiler.target import Remote
 from ..artifact import Array, kept
 from ..build import Built, build, probe
 from ..choice import Choices
@@ -34,12 +35,10 @@ LIBRARY = "candidate.so"
 
 
 @dataclass(frozen=True)
-class Remote:
+class Devices:
     """Devices that a tracker knows under a key."""
 
-    host: str
-    port: int
-    key: str
+    of: Remote
 
     def check(self) -> None:
         """Make sure that there is one.
@@ -48,13 +47,16 @@ class Remote:
             NetcError: where the tracker does not answer, or has no such device.
         """
         try:
-            known = import_module("tvm.rpc").connect_tracker(self.host, self.port).summary()["queue_info"]
+            known = self._tracker().summary()["queue_info"]
         except (OSError, RuntimeError) as error:
-            message = f"the tracker {self.host}:{self.port} does not answer: {error}"
+            message = f"the tracker {self.of.host} does not answer: {error}"
             raise NetcError([Diagnostic("remote", message)]) from None
-        if self.key not in known:
+        if self.of.key not in known:
             notes = (f"its devices: {', '.join(sorted(known)) or 'none'}",)
-            raise NetcError([Diagnostic("remote", f"{self.host}:{self.port} has no device {self.key}", (), notes)])
+            raise NetcError([Diagnostic("remote", f"{self.of.host} has no device {self.of.key}", (), notes)])
+
+    def _tracker(self) -> Any:
+        return import_module("tvm.rpc").connect_tracker(*self.of.address)
 
     def program(self, task: Task, machine: Machine, choices: Choices, known: Collection[str]) -> Program:
         """As `program.program`, for the devices.
@@ -91,8 +93,8 @@ class Remote:
     @contextmanager
     def _loaded(self, library: bytearray, arrays: Sequence[Array], machine: Machine) -> Generator[tuple[Any, Any]]:
         """A device with the library loaded and its inputs set."""
-        tracker = import_module("tvm.rpc").connect_tracker(self.host, self.port)
-        session = tracker.request(self.key, session_timeout=PATIENCE)
+        tracker = self._tracker()
+        session = tracker.request(self.of.key, session_timeout=PATIENCE)
         try:
             session.get_function("runtime.config_threadpool")(1, machine.threads)
             session.upload(library, LIBRARY)
