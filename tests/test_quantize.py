@@ -18,7 +18,7 @@ from netc.backends import interchange, pytorch
 from netc.backends.relax.artifact import kept
 from netc.backends.relax.build import Built, build, compile, prepare
 from netc.backends.relax.choice import Analytic
-from netc.backends.relax.dot import has_dots
+from netc.backends.relax.dot import BYTES, has
 from netc.backends.relax.lower import lower
 from netc.backends.relax.machine import host, machine
 from netc.backends.relax.tuning.task import Source as Cut
@@ -455,14 +455,14 @@ def test_layers_of_integers_mean_what_pytorch_says(plain: bool) -> None:
 def test_a_processor_without_the_instruction_decodes_what_it_reads() -> None:
     graph, feeds = layers([name for name in LAYERS if "by" not in name])
     older = machine(LLVM(cpu="haswell", threads=1))
-    assert not has_dots(older)
+    assert not has(BYTES, older)
     built = build(prepare(graph, {}), older)
     assert "vpdpbusd" not in assembly(built)
     if older.native:
         assert_means_the_same(graph, feeds, built)
 
 
-@pytest.mark.skipif(not has_dots(HERE), reason="this processor has no instruction for four products of bytes")
+@pytest.mark.skipif(not has(BYTES, HERE), reason="this processor has no instruction for four products of bytes")
 @pytest.mark.parametrize("name", ["surrounded", "of colours", "alone", "in groups", "signed", "a product"])
 def test_four_products_are_one_instruction_and_sums_stay_in_registers(name: str) -> None:
     text = assembly(build(prepare(layers([name])[0], {}), HERE))
@@ -493,7 +493,7 @@ def test_an_artifact_is_held_to_pytorch_and_small(tmp_path: Path) -> None:
     stored = (tmp_path / "artifact" / "constants.safetensors").stat().st_size
     whole = sum(math.prod(map(int, p.type.shape)) * 4 for p in before.parameters.values())  # type: ignore[arg-type]
     assert held < whole / 3
-    if has_dots(HERE):
+    if has(BYTES, HERE):
         assert stored < whole / 2
 
 
@@ -537,6 +537,6 @@ def test_layers_of_integers_are_tuned() -> None:
     """The kernel that the tuner cuts out of a model asks what it asks there."""
     graph = prepare(bound(rounded(drawn("resnet", "resnet18")).graph, {"N": 1}), {})
     found = tasks([Cut(graph, None)], HERE, Analytic())
-    assert any("u8" in t.question.key for t in found) == has_dots(HERE)
+    assert any("u8" in t.question.key for t in found) == has(BYTES, HERE)
     for task in found:
         assert task.question in [a.question for a in lower(task.graph, HERE, task.groups).asked]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from enum import IntEnum
 from typing import Any
 
 from ...compiler.types import Dim, Expression, divide
-from .half import DTYPES, HALF, narrowed, widened
+from .half import DTYPES, HALF, STORED, narrowed, widened
 from .index import literal
 from .machine import Machine
 from .tensor import Code, Order, Tensor, index_expression, logical, plain
@@ -38,6 +39,15 @@ class View:
         self._kernel = kernel
         self._source = source
         self._code = tensor.code
+        self._stored = tensor.kept
+        self._decodes = True
+
+    def kept(self) -> View:
+        """A view of what is in memory: of the bits of bf16, and of integers that stand for other numbers."""
+        view = copy(self)
+        view.dtype = STORED[self._stored]
+        view._decodes = False
+        return view
 
     @property
     def tensor(self) -> Any:
@@ -54,6 +64,8 @@ class View:
         if self._place is not None:
             index = self._place(index, self._kernel)
         value = self._source(*([index[a] for a in self._order] or [literal(0)]))
+        if not self._decodes:
+            return value
         return widened(value, self.type.dtype) if self._code is None else decoded(value, self._code, self.dtype)
 
     def _rounded(self, value: Any) -> Any:

@@ -25,6 +25,7 @@ from ...compiler.graph import Graph, Input, ParameterRef, Ref, Value
 from ...compiler.types import Dim, DType, Expression, TensorType, known_less, symbols
 from ..rules import Rules
 from .choice import Analytic, Asked, Choices, Fact, Option, ask
+from .dot import HALVES, has, rounded
 from .grouping import Fused, on_account_of, outline
 from .half import DTYPES, HALF, STORED, narrowed, single
 from .index import flatten, literal, unflatten
@@ -151,7 +152,7 @@ class Lowering:
             views.append(View(tensor, kernel, source))
         made = body(kernel, *views)
         outputs = [
-            _stored(output, type.dtype)
+            _stored(output, type.dtype, self.machine)
             for output, type in zip(made if isinstance(made, tuple) else (made,), types, strict=True)
         ]
         attributes: dict[str, Any] = {"op_pattern": int(pattern)}
@@ -481,11 +482,16 @@ def whole(
     return s_tir.SBlockRealize([], True, block)
 
 
-def _stored(output: Any, dtype: DType) -> Any:
+def _stored(output: Any, dtype: DType, machine: Machine) -> Any:
     """A kernel's result with a last step that brings it to the form in which its dtype is kept, if it takes one."""
     if dtype not in HALF or str(output.dtype) == STORED[dtype]:
         return output
-    return te.compute(output.shape, lambda *i: narrowed(output(*i), dtype), name=f"{output.op.name}_{dtype.value}")
+    at_once = dtype is DType.BF16 and has(HALVES, machine)
+
+    def element(*index: Any) -> Any:
+        return rounded(output(*index)) if at_once else narrowed(output(*index), dtype)
+
+    return te.compute(output.shape, element, name=f"{output.op.name}_{dtype.value}")
 
 
 def _elementwise_pattern(inputs: Sequence[Tensor], type: TensorType, order: Order) -> Pattern:

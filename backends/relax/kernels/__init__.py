@@ -8,6 +8,7 @@ from . import convolution as convolution
 from . import creation as creation
 from . import extern as extern
 from . import indexing as indexing
+from . import layers as layers
 from . import layout as layout
 from . import linear as linear
 from . import normalization as normalization

@@ -9,7 +9,8 @@ from typing import Any
 from ....compiler.operators import arithmetic as op
 from ....compiler.operators.operator import Operator
 from ....compiler.types import DType, promote
-from ..half import DTYPES
+from ..formula import Formula
+from ..half import DTYPES, narrowed
 from ..lower import Inputs, Lowering, Types, rules
 from ..tensor import Tensor
 from ..untyped import tirx
@@ -197,4 +198,11 @@ def _cast(low: Lowering, node: op.Cast, inputs: Inputs, types: Types) -> Tensor:
     (x,) = inputs
     if x.type.dtype is types[0].dtype:
         return x
-    return low.elementwise("cast", [x], types[0], lambda v: cast(v, DTYPES[types[0].dtype]))
+    dtype = types[0].dtype
+
+    def converted(value: Any) -> Any:
+        made = cast(value, DTYPES[dtype])
+        # To the last bit: what rounds the results of arithmetic may take the smallest numbers for 0 (../dot.py).
+        return made if isinstance(x, Formula) else narrowed(made, dtype)
+
+    return low.elementwise("cast", [x], types[0], converted)

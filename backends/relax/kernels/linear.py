@@ -8,18 +8,22 @@ from typing import Any
 from ....compiler.operators import linear as op
 from ....compiler.types import Dim, TensorType, volume
 from ..choice import Fact, size
+from ..dot import Dot
+from ..dot import dot as dot_product
 from ..half import DTYPES
 from ..index import flatten, literal, unflatten
 from ..kernel import Kernel, Pattern, View
 from ..lower import Inputs, Lowering, Types, rules
 from ..machine import Machine
-from ..schedule.tile import KEY
+from ..schedule.tile import DOT, KEY
 from ..tensor import Order, Tensor, logical, plain
 from ..untyped import te, tirx
-from . import quantized
 from .numeric import cast, zero
 from .reduction import SUM, reduce
 from .tiling import padded, read, symbolic_width, tiles, written
+from .words import divides, halves
+from .words import numbers as in_word
+from .words import packed as words
 
 LARGE = 4
 """Second-level caches that a left operand fills if it is not to be read once for each column of tiles."""
@@ -28,8 +32,13 @@ Epilogue = Callable[..., Any]
 """The element of a result from its accumulated value and its logical index: `(value, index, kernel, *views)`."""
 
 
-def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: TensorType) -> Tensor:
-    """`x` [..., K] by `weight` [F, K] and `bias` [F]: all leading axes are rows, in the order they are stored."""
+def linear(
+    low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: TensorType, dot: Dot | None = None
+) -> Tensor:
+    """`x` [..., K] by `weight` [F, K] and `bias` [F]: all leading axes are rows, in the order they are stored.
+
+    With a `dot`, of integers, the sums of its products.
+    """
     rank = x.type.rank
     columns, inner = weight.type.shape
     if not isinstance(columns, int):
@@ -39,28 +48,38 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
     x = low.reorder(x, order)
     lead = [x.type.shape[a] for a in order[:-1]]
     rows = volume(lead)
-    facts: dict[str, Fact] = {"rows": size(rows), "columns": columns, "inner": size(inner), "dtype": type.dtype.value}
-    candidates = [written(tile) for tile in tiles(rows, columns, low.machine, apart=_bytes(inner))]
-    chosen = low.choose("linear", facts, {"tile": candidates, "block": _blocks(rows, columns, inner, low.machine)})
+    dot = dot or halves(low, x, weight)
+    dot = dot if divides(dot, inner) else None
+    dtype = x.kept if dot else type.dtype
+    facts: dict[str, Fact] = {"rows": size(rows), "columns": columns, "inner": size(inner), "dtype": dtype.value}
+    each = x.kept.bytes
+    candidates = [written(tile) for tile in tiles(rows, columns, low.machine, apart=_bytes(inner, each))]
+    blocks = _blocks(rows, columns, inner, each, low.machine)
+    chosen = low.choose("linear", facts, {"tile": candidates, "block": blocks})
     height, width = read(chosen["tile"])
     block = _tiles_of(chosen["block"], rows, height)
-    packed = pack(low, low.renamed(weight, (1, 0)), width)
+    right = words(low, weight, width, dot) if dot else pack(low, low.renamed(weight, (1, 0)), width)
 
     def body(kernel: Kernel, x: View, w: View, *bias: View) -> Any:
-        k = kernel.axis(inner, "k")
         dtype = x.dtype
+        k = kernel.axis(inner // dot.size if dot and isinstance(inner, int) else inner, "k")
         extents = [kernel.dim(d) for d in lead]
         last = kernel.dim(rows) - literal(1)
         whole, ragged = kernel.whole(rows, height)
 
         def product(i: Any, f: Any) -> Any:
             at = unflatten(tirx.min(i, last) if ragged else i, extents)
-            value = x[logical(order, [*at, k.var])]
             factor = w[(f // literal(width), k.var, f % literal(width))]
+            if dot is not None:
+                kept = x.kept()
+                numbers = in_word(lambda c: kept[logical(order, [*at, c])], k.var, dot)
+                return te.sum(dot_product(dot, numbers, factor), axis=[k])
+            value = x[logical(order, [*at, k.var])]
             return te.sum(cast(value, dtype) * cast(factor, dtype), axis=[k])
 
         shape = [whole, padded(columns, width)]
-        total = kernel.stage(shape, product, "linear_sum", attributes={KEY: f"{height} {width} flat {block}"})
+        marks = {KEY: f"{height} {width} flat {block}"} | ({DOT: 1} if dot else {})
+        total = kernel.stage(shape, product, "linear_sum", attributes=marks)
 
         def result(*index: Any) -> Any:
             value = total(flatten([index[a] for a in order[:-1]], extents), index[-1])
@@ -70,18 +89,19 @@ def linear(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type: 
 
         return kernel.stage(type.shape, result, order=order)
 
-    operands = [x, packed, *([bias] if bias is not None else [])]
+    operands = [x, right, *([bias] if bias is not None else [])]
     return low.kernel("linear", operands, [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
 
 
-def _blocks(rows: Dim, columns: int, inner: Dim, machine: Machine) -> list[int]:
+def _blocks(rows: Dim, columns: int, inner: Dim, each: int, machine: Machine) -> list[int]:
     """Rows to take through all columns at a time, the best first; 1 for those of a tile, 0 for all.
 
-    Weights that stay in cache are gone through for each tile of rows, which is then read once; others are read once.
+    Numbers have `each` so many bytes. Weights that stay in cache are gone through for each tile of rows, which is then
+    read once; others are read once.
     """
-    if not isinstance(inner, int) or inner * columns * 4 <= machine.cache:
+    if not isinstance(inner, int) or inner * columns * each <= machine.cache:
         first = 1
-    elif isinstance(rows, int) and rows * inner * 4 > LARGE * machine.cache:
+    elif isinstance(rows, int) and rows * inner * each > LARGE * machine.cache:
         first = 256
     else:
         first = 0
@@ -120,7 +140,7 @@ def matmul(
         "constant": b.constant, "dtype": type.dtype.value,
     }  # fmt: skip
     side_by_side = a.order[-2:] == (a.type.rank - 2, a.type.rank - 1)
-    stride = _bytes(a.type.shape[-1]) if side_by_side else 0
+    stride = _bytes(a.type.shape[-1], a.kept.bytes) if side_by_side else 0
     wide = columns if isinstance(columns, int) else symbolic_width(low.machine)
     candidates = [written(tile) for tile in tiles(rows, wide, low.machine, apart=stride)]
     height, width = read(low.choose("matmul", facts, {"tile": candidates})["tile"])
@@ -155,9 +175,9 @@ def matmul(
     return low.kernel(name, [a, right, *extra], [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
 
 
-def _bytes(row: Dim) -> int:
+def _bytes(row: Dim, each: int) -> int:
     """How far apart in memory rows of so many elements begin; 0 where that is not known."""
-    return row * 4 if isinstance(row, int) else 0
+    return row * each if isinstance(row, int) else 0
 
 
 def pack(low: Lowering, b: Tensor, width: int) -> Tensor:
@@ -177,13 +197,6 @@ def pack(low: Lowering, b: Tensor, width: int) -> Tensor:
         return low.map("pack", [b], TensorType(b.type.dtype, (*lead, tiles, inner, width)), element)
 
     return low.once(("pack", *b.key, width), make)
-
-
-@rules(op.Linear)
-def _linear(low: Lowering, node: op.Linear, inputs: Inputs, types: Types) -> Tensor:
-    x, weight, bias = inputs
-    made = quantized.product(low, x, weight, bias, types[0])
-    return linear(low, x, weight, bias, types[0]) if made is None else made
 
 
 @rules(op.Matmul)

@@ -8,30 +8,28 @@ for four products of bytes, layers decode what they read, and their weights are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ....compiler.operators import quantization as op
-from ....compiler.types import DType, TensorType, volume
-from ..choice import size
-from ..dot import dot, has_dots
-from ..dot import word as packed_word
+from ....compiler.types import DType, TensorType
+from ..dot import BYTES, has
 from ..formula import Formula
 from ..half import DTYPES
-from ..index import flatten, literal, unflatten
-from ..kernel import Kernel, Pattern, View
+from ..kernel import Pattern, View
 from ..lower import Inputs, Lowering, Rounded, Types, rules
-from ..schedule.tile import DOT, KEY
-from ..tensor import Code, Tensor, channels_last, logical
-from ..untyped import te, tirx
+from ..tensor import Code, Tensor
+from ..untyped import tirx
+from .convolution import can_dot, convolve
 from .depthwise import depthwise
+from .linear import linear
 from .numeric import cast, const
 from .reduction import SUM, reduce
-from .tiling import padded, read, tiles, written
-from .window import Pairs, padding_stage, pads, sizes, tiled, window
+from .window import Pairs, sizes
+from .words import divides
 
-BYTES = (DType.U8, DType.I8)
+SHORT = (DType.U8, DType.I8)
 
 
 @rules(op.Quantize)
@@ -55,7 +53,7 @@ def _dequantize(low: Lowering, node: op.Dequantize, inputs: Inputs, types: Types
     x, scale, zero = inputs
     numbers = [t.number for t in (scale, zero) if t is not None]
     simple = not isinstance(x, Formula) and x.code is None and x.expr is not None and not x.constant
-    if simple and x.type.dtype in BYTES and all(isinstance(n, int | float) for n in numbers):
+    if simple and x.type.dtype in SHORT and all(isinstance(n, int | float) for n in numbers):
         code = Code(x.type.dtype, int(numbers[1]) if zero is not None else 0, float(numbers[0]))
         return replace(x, type=types[0], code=code)
 
@@ -107,9 +105,11 @@ def convolution(
         factors = _wide(low, found.integers)
         made = depthwise(low, whole, factors, None, wide, stride, padding, dilation)
         return _scaled(low, made, 1, x, found, bias, corrected=False)
-    if not has_dots(low.machine) or (groups > 1 and (inputs % 4 or (outputs // groups) % 4)):
+    if not has(BYTES, low.machine) or not can_dot(BYTES, (outputs, inputs), groups):
         return None
-    made = _convolved(low, _raw(x), _zero(x), found.integers, wide, stride, padding, dilation, groups)
+    around: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    zero = x.code.zero if x.code else 0
+    made = convolve(low, _raw(x), found.integers, None, wide, **around, dot=BYTES, around=zero)
     return _scaled(low, made, 1, x, found, bias, corrected=True)
 
 
@@ -117,11 +117,9 @@ def product(low: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None, type:
     """`x` [..., K] by `weight` [F, K] as integers; None where they are others, or K is no multiple of 4."""
     found = _integers(low, x, weight)
     columns, inner = weight.type.shape
-    if found is None or not has_dots(low.machine) or not isinstance(columns, int) or not isinstance(inner, int):
+    if found is None or not has(BYTES, low.machine) or not isinstance(columns, int) or not divides(BYTES, inner):
         return None
-    if inner % 4:
-        return None
-    made = _multiplied(low, _raw(x), found.integers, TensorType(DType.I32, type.shape))
+    made = linear(low, _raw(x), found.integers, None, TensorType(DType.I32, type.shape), BYTES)
     return _scaled(low, made, type.rank - 1, x, found, bias, corrected=True)
 
 
@@ -136,11 +134,6 @@ def _integers(low: Lowering, x: Tensor, weight: Tensor) -> Rounded | None:
 def _raw(x: Tensor) -> Tensor:
     """The integers in memory."""
     return replace(x, type=TensorType(x.kept, x.type.shape), code=None)
-
-
-def _zero(x: Tensor) -> int:
-    assert x.code is not None
-    return x.code.zero
 
 
 def _wide(low: Lowering, weight: Tensor) -> Tensor:
@@ -190,112 +183,3 @@ def _scaled(
 def _unsigned_zero(code: Code) -> int:
     """The zero point of integers as bytes from 0: signed ones have 128 added before they are multiplied."""
     return code.zero + (128 if code.dtype is DType.I8 else 0)
-
-
-def _four(read: Callable[[Any], Any], word: Any) -> list[Any]:
-    """Four bytes in a row."""
-    return [read(word * literal(4) + literal(i)) for i in range(4)]
-
-
-def _packed(low: Lowering, weight: Tensor, width: int) -> Tensor:
-    """`[F, C, *kernel]` of i8 as `[F/width, *kernel, C/4, width]` of four in an i32; what is surplus is zero."""
-    outputs, inputs, *taps = sizes(low, weight)
-    words = -(-inputs // 4)
-
-    def element(index: Sequence[Any], w: View) -> Any:
-        tile, *at, word, lane = index
-        f = tile * literal(width) + lane
-
-        def byte(c: Any) -> Any:
-            whole = outputs % width == 0 and inputs % 4 == 0
-            inside = tirx.all(f < literal(outputs), c < literal(inputs))
-            return w[(f, c, *at)] if whole else tirx.if_then_else(inside, w[(f, c, *at)], const(0, "int8"))
-
-        return packed_word(_four(byte, word))
-
-    type = TensorType(DType.I32, (-(-outputs // width), *taps, words, width))
-    return low.once(("words", *weight.key, width), lambda: low.map("pack", [weight], type, element))
-
-
-def _convolved(
-    low: Lowering,
-    x: Tensor,
-    zero: int,
-    weight: Tensor,
-    type: TensorType,
-    stride: Sequence[int],
-    padding: Pairs,
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    """The sums of a convolution; what is around an image is `zero`."""
-    outputs, inputs, *taps = sizes(low, weight)
-    order = channels_last(type.rank)
-    surrounded = pads(padding) or inputs % 4
-    if not surrounded:
-        x = low.reorder(x, order)
-    per_group = outputs // groups
-    candidates = tiles(type.shape[-1], per_group, low.machine)
-    if groups > 1:
-        dividing = next(w for w in (4 * low.machine.lanes >> i for i in range(8)) if per_group % w == 0)
-        candidates = [(height, min(dividing, 2 * low.machine.lanes)) for height, _ in candidates]
-    facts = {
-        "input": tuple(map(size, x.type.shape)), "output": tuple(map(size, type.shape)), "kernel": tuple(taps),
-        "stride": tuple(stride), "padding": tuple(n for pair in padding for n in pair), "dilation": tuple(dilation),
-        "groups": groups, "dtype": x.type.dtype.value,
-    }  # fmt: skip
-    height, width = read(low.choose("conv", facts, {"tile": [written(tile) for tile in candidates]})["tile"])
-    words = -(-inputs // 4)
-
-    def body(kernel: Kernel, x: View, w: View) -> Any:
-        source = padding_stage(kernel, x, padding, const(zero, x.dtype), 4 * words * groups)
-        steps = [kernel.axis(n, f"k{i}") for i, n in enumerate(taps)]
-        c = kernel.axis(words, "c")
-
-        def term(n: Any, *place: Any) -> Any:
-            *space, f = place
-            at = window(space, steps, stride, dilation)
-            # By tiles, of which a group has whole ones, so that all lanes of a vector see the same.
-            group = f // literal(width) // literal(per_group // width) if groups > 1 else literal(0)
-            word = group * literal(words) + c.var
-            factor = w[(f // literal(width), *(s.var for s in steps), c.var, f % literal(width))]
-            return te.sum(dot(_four(lambda i: source(n, *at, i), word), factor), axis=[*steps, c])
-
-        return tiled(kernel, type, term, (), f"{height} {width} image", {DOT: 1})
-
-    operands = [x, _packed(low, weight, width)]
-    return low.kernel("conv", operands, [type], body, pattern=Pattern.FUSABLE, orders=[order])[0]
-
-
-def _multiplied(low: Lowering, x: Tensor, weight: Tensor, type: TensorType) -> Tensor:
-    """The sums of `x` [..., K] by `weight` [F, K]; all leading axes are rows, in the order they are stored."""
-    rank = x.type.rank
-    columns, inner = sizes(low, weight)
-    order = (*(a for a in x.order if a != rank - 1), rank - 1)
-    x = low.reorder(x, order)
-    lead = [x.type.shape[a] for a in order[:-1]]
-    rows = volume(lead)
-    facts = {"rows": size(rows), "columns": columns, "inner": inner, "dtype": x.type.dtype.value}
-    candidates = [written(tile) for tile in tiles(rows, columns, low.machine)]
-    height, width = read(low.choose("linear", facts, {"tile": candidates})["tile"])
-
-    def body(kernel: Kernel, x: View, w: View) -> Any:
-        k = kernel.axis(inner // 4, "k")
-        extents = [kernel.dim(d) for d in lead]
-        last = kernel.dim(rows) - literal(1)
-        whole, ragged = kernel.whole(rows, height)
-
-        def term(i: Any, f: Any) -> Any:
-            at = unflatten(tirx.min(i, last) if ragged else i, extents)
-            bytes = _four(lambda c: x[logical(order, [*at, c])], k.var)
-            return te.sum(dot(bytes, w[(f // literal(width), k.var, f % literal(width))]), axis=[k])
-
-        shape = [whole, padded(columns, width)]
-        total = kernel.stage(shape, term, "linear_sum", attributes={KEY: f"{height} {width} flat", DOT: 1})
-        return kernel.stage(
-            type.shape, lambda *i: total(flatten([i[a] for a in order[:-1]], extents), i[-1]), order=order
-        )
-
-    return low.kernel(
-        "linear", [x, _packed(low, weight, width)], [type], body, pattern=Pattern.FUSABLE, orders=[order]
-    )[0]

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ....compiler.types import DType, TensorType
-from ..half import DTYPES
+from ..half import DTYPES, HALF, single
 from ..index import literal
 from ..kernel import Kernel, Pattern, View
 from ..lower import Lowering
@@ -114,14 +114,15 @@ def read(candidate: str) -> Plan | None:
     return Plan(int(kind.removeprefix("winograd")), count, height, width, shares)
 
 
-def plans(low: Lowering, x: Tensor, weight: Tensor, type: TensorType) -> list[str]:
-    """Candidates for a convolution of one group, of stride and dilation 1, the best by estimate first; one is `direct`.
+def plans(low: Lowering, x: Tensor, weight: Tensor, type: TensorType, each: int = 1) -> list[str]:
+    """Candidates for a convolution of one group, of stride and dilation 1, the best by estimate first; one is `direct`,
+    which multiplies `each` so many vectors at once.
 
     None where the transforms would not go by whole vectors of channels, weights are not known at compile time, or the
     image is not two-dimensional or of symbolic size; a symbolic batch is taken for a single image.
     """
     lanes = low.machine.lanes
-    if weight.type.shape[2:] != (3, 3) or type.dtype is not DType.F32 or not weight.constant:
+    if weight.type.shape[2:] != (3, 3) or type.dtype not in (DType.F32, *HALF) or not weight.constant:
         return []
     outputs, inputs = weight.type.shape[:2]
     batch, _, *space = type.shape
@@ -130,7 +131,7 @@ def plans(low: Lowering, x: Tensor, weight: Tensor, type: TensorType) -> list[st
         return []
     rows, columns = (int(str(d)) for d in space)
     work = _Work(batch if isinstance(batch, int) else 1, rows, columns, int(str(inputs)), int(str(outputs)))
-    return work.plans(low.machine)
+    return work.plans(low.machine, each)
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ class _Work:
     inputs: int
     outputs: int
 
-    def plans(self, machine: Machine) -> list[str]:
-        best: list[tuple[float, str]] = [(self._direct(machine), "direct")]
+    def plans(self, machine: Machine, each: int) -> list[str]:
+        best: list[tuple[float, str]] = [(self._direct(machine) / each, "direct")]
         for m, most in OFFERED.items():
             found = sorted((self._cycles(plan, machine), str(plan)) for plan in self._all(m, machine))
             best.extend(found[:most])
@@ -196,7 +197,12 @@ def winograd(
     padding: Sequence[tuple[int, int]],
     plan: Plan,
 ) -> Tensor:
-    """`x` [N, C, H, W] with `weight` [F, C, 3, 3]; C and F in whole vectors, F in whole panels of the plan."""
+    """`x` [N, C, H, W] with `weight` [F, C, 3, 3]; C and F in whole vectors, F in whole panels of the plan.
+
+    Half precision is read and rounded, and all between is computed in single.
+    """
+    if type.dtype in HALF:
+        return low.converted(winograd(low, x, weight, bias, single(type), padding, plan), type)
     order = channels_last(4)
     x = low.reorder(x, order)
     packed = _packed(low, weight, plan)
@@ -214,7 +220,7 @@ def _packed(low: Lowering, weight: Tensor, plan: Plan) -> Tensor:
     outputs, inputs, *_ = (low.known(d, "every size of the weight") for d in weight.type.shape)
     factors = np.array(transforms(plan.m)[1], np.float64)
     both = np.einsum("ia,jb->ijab", factors, factors).reshape(-1, 9)
-    type = TensorType(weight.type.dtype, (outputs // plan.width, len(both), inputs, plan.width))
+    type = single(TensorType(weight.type.dtype, (outputs // plan.width, len(both), inputs, plan.width)))
 
     def element(index: Sequence[Any], w: View, both: View) -> Any:
         panel, position, c, lane = index
