@@ -768,6 +768,20 @@ def test_a_comparison_that_notices_nothing_is_told(spec: Path, tmp_path: Path) -
     found = run("compile", f"{spec}:fast", "-o", tmp_path / "weak")
     assert found.exit_code == 0, found.output
     assert "warning[weak-check]: with these weights outputs change by " in found.stderr
+    (tmp_path / "deep.net").write_text(DEEP)
+    for model, weak in {"live": False, "dead": True}.items():
+        found = run("compile", f"{tmp_path}/deep.net:{model}", "-o", tmp_path / model)
+        assert found.exit_code == 0, found.output
+        assert "largest difference to PyTorch" in found.stdout
+        assert ("weak-check" in found.stderr) == weak
+        assert (f"compile it with weights: {model} |> load(…)" in found.stderr) == weak
+
+
+DEEP = """
+module Deep(scale) (x: [N, 8]) { return x |> mul(scale) |> linear(8) |> relu |> linear(4) }
+model live = Deep(1.0) (x: f32[N, 8])
+model dead = Deep(1e-7) (x: f32[N, 8])
+"""
 
 
 def test_half_precision_is_held_to_its_own_contract(spec: Path, tmp_path: Path) -> None:

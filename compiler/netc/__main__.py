@@ -41,8 +41,8 @@ from .command import (
 from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest
 from .compiler.quantity import sized
 from .inspection import app as inspection
+from .planning import TOLERANCE, blind, check_plan, compile_plan
 from .planning import app as planning
-from .planning import check_plan, compile_plan
 from .surgery import app as surgery
 from .tuning import (
     MinutesOption,
@@ -311,7 +311,10 @@ def compile_model(
     target: Annotated[str | None, typer.Option(help="A target of the file; this machine without it.")] = None,
     bind: BindOption = [],  # noqa: B006
     seed: SeedOption = 0,
-    compare: Annotated[bool, typer.Option("--check/--no-check", help="Measure the difference to PyTorch.")] = True,
+    compare: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Measure the difference to PyTorch, and say where it says nothing."),
+    ] = True,
     level: Annotated[
         int | None, typer.Option("-O", min=0, max=3, help="Optimise so far, as `netc passes` lists; 2 without it.")
     ] = None,
@@ -348,7 +351,8 @@ def compile_model(
         sizes = bindings(bind)
         described = program.target(target)
         tvm = backend("tvm")
-        reference = backend("pytorch").Reference(bound(made.graph, sizes), seed) if compare else None
+        meant = bound(made.graph, sizes)
+        reference = backend("pytorch").Reference(meant, seed) if compare else None
         trace = traced(program, made, level, passes, seed=seed)
         stages = traced(program, made, level, passes, verify, seed).stages if verify else trace.stages
         if tune:
@@ -364,6 +368,8 @@ def compile_model(
             print(
                 f"largest difference to PyTorch: {difference['absolute']:.2e} ({difference['relative']:.2e} relative)"
             )
+            fix = None if made.reports else f"compile it with weights: {made.name} |> load(…)"
+            show(blind(reference, meant, TOLERANCE, fix), Format.text)
         if artifact is None:
             print(f"built for {manifest['processor']['triple']}; it does not run on this machine")
 
