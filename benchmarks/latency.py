@@ -52,6 +52,8 @@ def main() -> None:
         print()
         for row in table(found):
             print(f"| {' | '.join(row)} |")
+    if found["failed"]:  # netc bench has said why
+        sys.exit(f"not measured: {', '.join(model['model'] for model in found['failed'])}")
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
@@ -63,9 +65,10 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     command += ["--samples", str(options.samples)] if options.samples else []
     command += ["--html", str(options.page)] if options.page else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
+    found = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+    if not found.get("models"):
         sys.exit(done.stdout)
-    return json.loads(done.stdout)
+    return found
 
 
 def versions(found: dict[str, Any]) -> str:
@@ -109,7 +112,8 @@ def others(found: dict[str, Any]) -> list[list[str]]:
             compiled = "" if told["compile"] is None else f"{told['compile']:.1f}"
             sizes = [f"{told[key] / 2**20:.0f}" for key in ("memory", "size")]
             numbers = [f"{told['difference']:.1e}", compiled, f"{told['start']:.2f}", *sizes]
-            rows.append([model["model"], name, *numbers])
+            last = " channels_last" if told["version"].endswith("channels_last") else ""
+            rows.append([model["model"], name + last, *numbers])
         for name, why in model["failures"].items():
             rows.append([model["model"], name, why, "", "", "", ""])
     return rows

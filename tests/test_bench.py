@@ -18,7 +18,7 @@ import netc
 import numpy as np
 import pytest
 from netc.__main__ import app
-from netc.backends.bench import NETC, PEERS, Board, Entry, Peak, Score, Subject, check, lively, measure, peer
+from netc.backends.bench import NETC, PEERS, Board, Entry, Peak, Score, Subject, board, check, lively, measure, peer
 from netc.backends.bench.board import Spread, start
 from netc.backends.bench.kernel import Kernel, kernels
 from netc.backends.bench.process import Process
@@ -165,8 +165,8 @@ def test_the_page(tmp_path: Path) -> None:
     many = [Kernel((f"<b>{i}", "relu"), ("k",), *kinds[i % 2], 10, 1e-6 * (i + 1)) for i in range(70)]
     one = Score("one", {"N": 1}, 500, {"netc": entry(1, 2, 4), "a": entry(2, 2, 2)}, {"b": "<i>why"}, tuple(many))
     two = Score("two", {}, 5, one.entries)
-    board = Board(2, 3, Peak(2e9, "a", "a product"), Peak(5e5, "a", "a sum"), scores=[one, two])
-    page = board_page(json.loads(json.dumps(board.data())))
+    whole = Board(2, 3, Peak(2e9, "a", "a product"), Peak(5e5, "a", "a sum"), scores=[one, two])
+    page = board_page(json.loads(json.dumps(whole.data())))
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert "<b>" not in page
@@ -194,14 +194,14 @@ def test_the_board_says_what_was_measured() -> None:
     assert Spread.of([1.0]) == Spread(1, 1, 1)
     assert (one.ratio("a").median, one.ratio("b").median) == (1, 0.5)
     assert (one.peers, one.best, two.best) == (["a", "b"], "a", "a")
-    board = Board(2, 3, Peak(2000, "a", "a product"), scores=[one, two])
-    assert one.share("netc", board.peak) == 0.25
-    means = board.means()
+    whole = Board(2, 3, Peak(2000, "a", "a product"), scores=[one, two])
+    assert one.share("netc", whole.peak) == 0.25
+    means = whole.means()
     assert means.keys() == {"a", "best"}
     assert isclose(means["a"], 3**0.5)
-    data = json.loads(json.dumps(board.data()))
+    data = json.loads(json.dumps(whole.data()))
     assert data["models"][0]["candidates"]["b"]["ratio"] == [0.375, 0.5, 0.75]
-    assert list(board.samples())[1:4] == ["one,netc,0,1", "one,netc,1,2", "one,netc,2,4"]
+    assert list(whole.samples())[1:4] == ["one,netc,0,1", "one,netc,1,2", "one,netc,2,4"]
 
 
 def test_the_command(file: Path, tmp_path: Path) -> None:
@@ -233,6 +233,46 @@ def test_the_command_as_text(file: Path, tmp_path: Path) -> None:
     assert 'class="roofline"' in page.read_text()
     assert "measured peak" in done.stdout
     assert "small, N = 1, T = 128" in done.stdout
+
+
+BROKEN = """
+extern swish(beta: float = 1.0) (x: [N, C]) -> f32[N, C] { pytorch "own_functions:swish" }
+model broken = Broken() (x: f32[N, 4])
+module Broken() (x) { return x |> swish(2.0) }
+model tiny = Tiny() (x: f32[N, 4])
+module Tiny() (x) { return x |> linear(3) }
+"""
+
+
+def test_a_model_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    path, page = tmp_path / "two.net", tmp_path / "page.html"
+    path.write_text(BROKEN)
+    command = ["bench", f"{path}:broken", f"{path}:tiny", "--against", "", "--threads", "1", "--turns", "2"]
+    done = CliRunner().invoke(app, [*command, "--format", "json", "--html", str(page)])
+    assert done.exit_code == 1, done.output
+    data = json.loads(done.stdout)
+    (failed,), (model,) = data["failed"], data["models"]
+    assert (failed["model"], failed["sizes"], model["model"]) == ("broken", {"N": 1}, "tiny")
+    why = failed["diagnostics"][0]["message"]
+    assert "swish" in why
+    assert why in done.stderr
+    assert "broken was not measured" in done.stderr
+    section = page.read_text().partition("<section")[2].partition("</section>")[0]
+    text = "".join(ElementTree.fromstring(f"<section{section}</section>").itertext())
+    assert f"not measured: {why}" in text
+
+
+def test_pytorch_runs_in_the_format_it_is_faster_in(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = PEERS["torch"]
+    for faster in ("plain", "other"):
+        times = {"plain": [2.0, 3.0], "other": [2.5, 2.5]} | {faster: [9.0, 1.0]}
+        monkeypatch.setattr(board, "race", lambda *_, told=times: told)
+        with start(subject, torch).process as process:
+            assert process.version.endswith("channels_last") == (faster == "other")
+            found = process.results()
+        for a, b in zip(found, subject.exact(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .board import Board as Board
     from .board import Entry as Entry
+    from .board import Failed as Failed
     from .board import Score as Score
     from .board import measure as measure
     from .peak import Peak as Peak
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .weight import lively as lively
 
 _HOME = {
-    **dict.fromkeys(("Board", "Entry", "Score", "measure"), "board"),
+    **dict.fromkeys(("Board", "Entry", "Failed", "Score", "measure"), "board"),
     **dict.fromkeys(("NETC", "PEERS", "check"), "peer"),
     **dict.fromkeys(("Peak", "probe"), "peak"),
     "Subject": "subject",

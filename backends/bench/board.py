@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...compiler.cost import cost
-from ...compiler.diagnostic import NetcError
+from ...compiler.diagnostic import Diagnostic, NetcError
 from .kernel import Kernel, kernels
 from .peak import Peak
 from .peer import NETC, Peer
 from .process import Process
 from .race import PAUSE, race
-from .runtime import Array
+from .runtime import CHANNELS_LAST, Array
 from .subject import Subject, size
 
 TURNS = 21
@@ -125,6 +125,22 @@ class Score:
         }
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A model that netc itself could not compile or run."""
+
+    model: str
+    sizes: Mapping[str, int]
+    diagnostics: tuple[Diagnostic, ...]
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "sizes": dict(self.sizes),
+            "diagnostics": [diagnostic.data() for diagnostic in self.diagnostics],
+        }
+
+
 @dataclass
 class Board:
     """All models, and what the machine can do. Models are added one by one."""
@@ -136,9 +152,10 @@ class Board:
     records: str = "none"
     """The file of records of tuning that we compiled with, and those that come with netc; `none`: with neither."""
     scores: list[Score] = field(default_factory=list[Score])
+    failed: list[Failed] = field(default_factory=list[Failed])
 
     def means(self) -> dict[str, float]:
-        """The geometric mean of our ratio to each peer that ran every model, and to the `best` peer of each."""
+        """The geometric mean of our ratio to each peer that ran all of `scores`, and to the `best` peer of each."""
         found: dict[str, float] = {}
         for peer in dict.fromkeys(p for s in self.scores for p in s.peers):
             if all(peer in s.entries for s in self.scores):
@@ -159,6 +176,7 @@ class Board:
             "peak": self.peak.data(),
             "bandwidth": self.bandwidth.data() if self.bandwidth else None,
             "models": [score.data(self.peak) for score in self.scores],
+            "failed": [failed.data() for failed in self.failed],
             "means": self.means(),
         }
 
@@ -236,6 +254,8 @@ def start(subject: Subject, peer: Peer) -> Started:
         NetcError: where the model has no such form, or the candidate cannot run it.
     """
     folder = subject.made(peer.form)
+    if peer.name == "torch":
+        return Started(_faster(subject, folder), None, size(folder))
     if peer.name != "inductor":
         process = Process(peer.name, folder, subject.inputs, subject.threads)
         return Started(process, subject.seconds[peer.form] if peer is NETC else None, size(folder))
@@ -245,6 +265,26 @@ def start(subject: Subject, peer: Peer) -> Started:
         compiled = cold.start
     process = Process(peer.name, folder, subject.inputs, subject.threads, settings)
     return Started(process, compiled, size(folder) + size(cache))
+
+
+def _faster(subject: Subject, folder: Path) -> Process:
+    """PyTorch with the memory format in which it runs the model faster; there is one where nothing convolves."""
+    plain = Process("torch", folder, subject.inputs, subject.threads)
+    if not any(node.op.name.startswith("conv2d") for node in subject.graph.nodes.values()):
+        return plain
+    try:
+        other = Process("torch", folder, subject.inputs, subject.threads, CHANNELS_LAST)
+    except NetcError:  # what the model does to shapes may need the plain format
+        return plain
+    try:
+        times = race({"plain": plain, "other": other}, 3)
+    except NetcError:
+        plain.close()
+        other.close()
+        raise
+    slower, faster = (plain, other) if min(times["other"]) < min(times["plain"]) else (other, plain)
+    slower.close()
+    return faster
 
 
 def difference(found: Sequence[Array], expected: Sequence[Array]) -> float:

@@ -4,6 +4,7 @@ imports nothing but that candidate's runtime: inputs are handed over once, outpu
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -15,6 +16,9 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+CHANNELS_LAST = {"NETC_BENCH_MEMORY_FORMAT": "channels_last"}
+"""Of the environment of a process: PyTorch keeps images with their channels together."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def netc(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:
 
 def torch(folder: Path, arrays: Sequence[Array], threads: int, *, compiled: bool = False) -> Opened:
     """Generated source with weights, as it is or through `torch.compile`. `TORCHINDUCTOR_CACHE_DIR` keeps what that
-    compiles."""
+    compiles; `CHANNELS_LAST` says how weights of convolutions and inputs of four axes lie in memory."""
     import torch
     from safetensors.torch import load_file
 
@@ -85,6 +89,11 @@ def torch(folder: Path, arrays: Sequence[Array], threads: int, *, compiled: bool
     if compiled:
         call = torch.compile(made, dynamic=False)
     given = [torch.from_numpy(a) for a in arrays]
+    version = torch.__version__
+    if CHANNELS_LAST.items() <= os.environ.items():
+        made.to(memory_format=torch.channels_last)
+        given = [a.contiguous(memory_format=torch.channels_last) if a.ndim == 4 else a for a in given]
+        version += " channels_last"
     last: list[Any] = []
 
     def run() -> None:
@@ -94,7 +103,7 @@ def torch(folder: Path, arrays: Sequence[Array], threads: int, *, compiled: bool
     def results() -> list[Array]:
         return [r.numpy() for r in last]
 
-    return Opened(run, results, torch.get_num_threads, torch.__version__, torch.inference_mode)
+    return Opened(run, results, torch.get_num_threads, version, torch.inference_mode)
 
 
 def inductor(folder: Path, arrays: Sequence[Array], threads: int) -> Opened:

@@ -33,7 +33,7 @@ from .compiler.quantity import sized
 from .tuning import RecordsOption, answers, records_path
 
 if TYPE_CHECKING:
-    from .backends.bench import Board, Score
+    from .backends.bench import Board, Failed, Score
     from .compiler.graph import Graph
     from .compiler.model import Model
     from .compiler.program import Program
@@ -70,8 +70,10 @@ def bench(
     Each candidate runs in a process of its own with the same number of threads. They take turns, with pauses in which
     their threads fall asleep. Symbolic sizes are 1 for the batch and 128 for others, unless --bind says so. Parameters
     that no weights are loaded into are drawn so that outputs depend on inputs.
+
+    Where netc cannot compile or run a model, it says why and goes on with the next; the exit code is then 1.
     """
-    from .backends.bench import NETC, Board, Subject, check, lively, measure, probe
+    from .backends.bench import NETC, Board, Failed, Subject, check, lively, measure, probe
     from .compiler.passes.bind import bind as bound
     from .compiler.report.board import board_page
     from .compiler.target import LLVM
@@ -96,19 +98,26 @@ def bench(
                 return bound(traced(program, model, level, passes, seed=seed).final, own)
 
             place = Path(folder) / str(number)
-            subject = Subject(bound(model.graph, own), optimise, place, threads, seed, choices)
             rounds = 0 if html is None else ROUNDS
-            board.scores.append(measure(subject, peers, turns=turns, sizes=own, rounds=rounds))
-            _tell(board, form, f"{number + 1} of {len(read)}")
-            shutil.rmtree(place)
+            try:
+                subject = Subject(bound(model.graph, own), optimise, place, threads, seed, choices)
+                board.scores.append(measure(subject, peers, turns=turns, sizes=own, rounds=rounds))
+            except NetcError as error:
+                board.failed.append(Failed(model.name, own, tuple(error.diagnostics)))
+                _tell_failed(board.failed[-1])
+            else:
+                _tell(board, form, f"{number + 1} of {len(read)}")
+            shutil.rmtree(place, ignore_errors=True)
         if form == Format.json:
             print(json.dumps(board.data(), indent=1))
-        elif len(read) > 1:
+        elif len(board.scores) > 1:
             _print_means(board)
         if html is not None:
             _write(html, board_page(board.data()))
         if samples is not None:
             _write(samples, "\n".join(board.samples()) + "\n")
+        if board.failed:
+            raise typer.Exit(1)
 
 
 def _tell(board: Board, form: Format, place: str) -> None:
@@ -119,6 +128,11 @@ def _tell(board: Board, form: Format, place: str) -> None:
         _print_score(score, board)
     else:
         print(f"{place}: {score.model}", file=sys.stderr)
+
+
+def _tell_failed(failed: Failed) -> None:
+    show(failed.diagnostics, Format.text)
+    print(f"{failed.model} was not measured", file=sys.stderr)
 
 
 def _write(path: Path, text: str) -> None:

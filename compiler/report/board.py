@@ -23,7 +23,7 @@ _ROWS = 60
 def board_page(data: Data) -> str:
     """One HTML page without scripts, of what `netc bench --format json` prints."""
     style = "".join(map(text_of, ("page.css", "chart.css", "plan.css", "board.css")))
-    title = ", ".join(model["model"] for model in data["models"])
+    title = ", ".join(model["model"] for model in (*data["models"], *data["failed"]))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
@@ -32,7 +32,8 @@ def board_page(data: Data) -> str:
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
         f"<title>{html.escape(title)} · netc bench</title>\n<style>{style}</style>\n</head>\n<body>\n"
         f'<header><h1>netc bench</h1></header>\n<section id="board">{_facts(data)}'
-        f"{''.join(_model(model, data) for model in data['models'])}</section>\n</body>\n</html>\n"
+        f"{''.join(_model(model, data) for model in data['models'])}{''.join(map(_failed, data['failed']))}</section>\n"
+        "</body>\n</html>\n"
     )
 
 
@@ -66,6 +67,14 @@ def _model(model: Data, data: Data) -> str:
         f"<figure>{_bars(model)}<figcaption><span>median of the turns, and the quartiles</span></figcaption></figure>"
         f"{_table(model)}{failures}{_kernels(model, data)}</article>\n"
     )
+
+
+def _failed(model: Data) -> str:
+    """A model that was not measured, and why."""
+    at = "".join(f", {name} = {number}" for name, number in model["sizes"].items())
+    said = ["; ".join((d["message"], *d["notes"])) for d in model["diagnostics"]]
+    why = "".join(f'<p class="note">not measured: {html.escape(text)}</p>' for text in said)
+    return f"<article><h2>{html.escape(model['model'] + at)}</h2>{why}</article>\n"
 
 
 def _bars(model: Data) -> str:
