@@ -8,7 +8,7 @@ from . import gpu
 from .destination import with_destinations
 from .dot import PIPELINE
 from .machine import Machine
-from .schedule import SCHEDULED, Report, schedule
+from .schedule import HOST, SCHEDULED, Report, schedule, unscheduled
 from .sizes import with_ordered_sizes
 from .untyped import relax, tirx, tvm
 
@@ -85,7 +85,7 @@ def _finished(module: Any) -> Any:
     """
     for variable, function in list(module.functions.items()):
         if isinstance(function, tirx.PrimFunc):
-            if function.attrs and "tirx.is_host_func" in function.attrs:
+            if function.attrs and HOST in function.attrs:
                 function = function.with_body(_ordered(function.body))
             module[variable] = function.with_attr("tirx.noalias", True)
     return module
@@ -103,7 +103,12 @@ def generate(module: Any, machine: Machine) -> Any:
 
     LLVM's vectoriser of straight-line code makes invalid code of some reads at a few odd places, such as those of a
     small float64 image that is interpolated; LLVM finds that itself, and then it goes without that vectoriser.
+
+    Raises:
+        AssertionError: where a kernel has no schedule, which would be 200 times slower than it need be.
     """
+    missing = unscheduled(module)
+    assert not missing, f"kernels without a schedule: {', '.join(missing)}"
     try:
         return relax.build(module, machine.target, relax_pipeline=None, tir_pipeline=PIPELINE)
     except RuntimeError as error:
