@@ -3,13 +3,17 @@
 TVM's own treatment of bfloat16 takes the bits of some numbers for an integer (a value bound by `Let`), and fails on
 vectors; so no kernel sees that type. Its numbers are bits in memory, which a kernel widens where it reads them and
 rounds where it writes its result. float16 is read and written likewise, so that formulas know one type for both.
+Layers of bf16 multiply the bits themselves where the processor has an instruction for it (kernels/words.py).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from ...compiler.target import Target
 from ...compiler.types import DType, TensorType
+from .dot import HALVES, has
+from .machine import machine
 from .untyped import tirx
 
 DTYPES: dict[DType, str] = {
@@ -37,6 +41,16 @@ _NAN = 0x7FC0
 def single(type: TensorType) -> TensorType:
     """The type, in single precision where it is half."""
     return TensorType(DType.F32, type.shape) if type.dtype in HALF else type
+
+
+def unpaid(target: Target, dtype: DType) -> str | None:
+    """Why layers in half precision save no arithmetic on a processor; None where they do, or that is not asked."""
+    if dtype not in HALF:
+        return None
+    processor = machine(target)
+    if dtype is DType.BF16 and has(HALVES, processor):
+        return None
+    return f"on {processor.cpu} {dtype} takes half the memory, but all is computed in f32"
 
 
 def widened(value: Any, dtype: DType) -> Any:

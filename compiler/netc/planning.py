@@ -112,6 +112,17 @@ def _losing(summary: Summary) -> Iterator[Diagnostic]:
                 )
 
 
+def _unpaid(plan: Plan) -> Iterator[Diagnostic]:
+    """A warning where a plan's half precision makes no layer faster."""
+    from .backends.relax.half import unpaid
+
+    message = None if plan.dtype is None or not plan.target.compiles else unpaid(plan.target, plan.dtype)
+    if message is not None:
+        note = "two numbers of bf16 are multiplied at a time where there is AVX-512 BF16, as on Zen 4"
+        labels = (Label(plan.places["dtype"]),)
+        yield Diagnostic("no-gain", message, labels, (note,), "leave out `dtype`", severity="warning")
+
+
 def _print(decision: Decision, summary: Summary, facts: dict[str, float], paths: bool) -> None:
     from .compiler.fusion.require import MEASURED, bound, open_limits, shown
 
@@ -259,7 +270,7 @@ def compile_plan(
     final = trace.final if not verify else through(made, plan.passes(), seed=seed).final
     decision = decide(plan, prepared(plan, final))
     summary = summarise(decision)
-    show([*_idle(decision), *_losing(summary)], Format.text)
+    show([*_idle(decision), *_losing(summary), *_unpaid(plan)], Format.text)
     facts = known(summary, decision.graph)
     if never := list(unknowable(plan, summary, facts)):
         raise NetcError(never)
