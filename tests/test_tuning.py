@@ -660,6 +660,17 @@ def test_a_plan_is_tuned_before_it_is_compiled(netc: Callable[..., tuple[int, st
     assert "2 tasks, 5 trials" in said
 
 
+def test_each_model_takes_the_sizes_that_it_has(netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    (tmp_path / "two.net").write_text(
+        "model m(x: f32[N, 8]) { return Linear(24)(x) }\nmodel s(x: f32[T, 8]) { return Linear(40)(x) }\n"
+    )
+    code, said = netc(
+        "tune", "two.net:m", "two.net:s", "--bind", "N=5", "--bind", "T=7", "--trials", "2", "--records", "r"
+    )
+    assert code == 0, said
+    assert "2 tasks" in said
+
+
 def test_what_cannot_be_tuned_is_told(netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     (tmp_path / "diary").write_text("dear diary")
     wrong = {
@@ -669,6 +680,7 @@ def test_what_cannot_be_tuned_is_told(netc: Callable[..., tuple[int, str]], tmp_
         ("tune", "m.net:m", "--target", "here", "--bind", "N=1", "--records", "diary"): (1, "cannot be used"),
         ("tune", "m.net:p", "m.net:far", "--records", "r"): (2, "different targets"),
         ("tune", "m.net:p", "--bind", "N=1", "--records", "r"): (2, "says what --bind would"),
+        ("tune", "m.net:m", "--target", "here", "--bind", "B=1", "--records", "r"): (1, "no model has a dimension B"),
         ("tune", "m.net:far", "--records", "r"): (1, "does not run here"),
         ("compile", "m.net:far", "-o", "far", "--records", "r"): (1, "does not run here"),
         ("compile", "m.net:p", "-o", "p", "--records", "none"): (2, "needs a file"),
@@ -699,7 +711,14 @@ def test_stopped_from_the_keyboard_it_keeps_what_it_has(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- what ships
 
 SPECS = Path(__file__).parents[1] / "specs"
-TUNED = {"resnet.net:resnet18": {"N": 1}, "mobilenet_v2.net:mobilenet_v2": {"N": 1}, "vit.net:deit_tiny": {"N": 1}}
+TUNED = {
+    "resnet.net:resnet18": {"N": 1},
+    "mobilenet_v2.net:mobilenet_v2": {"N": 1},
+    "efficientnet_lite.net:lite0": {"N": 1},
+    "vit.net:deit_tiny": {"N": 1},
+    "bert.net:bert_mini": {"N": 1, "T": 128},
+    "gpt2.net:gpt2_block": {"N": 1, "T": 128},
+}
 """The models whose kernels the shipped records are about."""
 
 

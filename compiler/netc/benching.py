@@ -22,13 +22,14 @@ from .command import (
     PassesOption,
     SeedOption,
     bindings,
+    bound_sizes,
     chosen,
     reporting,
     show,
     traced,
     usage,
 )
-from .compiler.diagnostic import Diagnostic, NetcError, nearest
+from .compiler.diagnostic import Diagnostic, NetcError
 from .compiler.quantity import sized
 from .tuning import RecordsOption, answers, records_path
 
@@ -155,14 +156,8 @@ def _sizes(models: Sequence[Model], given: dict[str, int]) -> list[dict[str, int
     """A number for every symbol of each model."""
     from .compiler.cost import assumed
 
-    found = [assumed(model.graph) for model in models]
-    known = {name for sizes in found for name in sizes}
-    for name in given:
-        if name not in known:
-            message = f"no model has a dimension {name}"
-            notes = (f"there are {', '.join(sorted(known))}" if known else "all sizes are numbers",)
-            raise NetcError([Diagnostic("bind", message, (), notes, nearest(name, known))])
-    return [{name: given.get(name, number) for name, number in sizes.items()} for sizes in found]
+    graphs = [model.graph for model in models]
+    return [assumed(graph) | own for graph, own in zip(graphs, bound_sizes(given, graphs), strict=True)]
 
 
 def _failed(score: Score, peer: str, why: str) -> Diagnostic:

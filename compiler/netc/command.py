@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from enum import StrEnum
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .compiler.budget import Budget
-from .compiler.diagnostic import Diagnostic, NetcError, render
+from .compiler.diagnostic import Diagnostic, NetcError, nearest, render
 
 if TYPE_CHECKING:
+    from .compiler.graph import Graph
     from .compiler.model import Model
     from .compiler.pipeline import Step, Trace
     from .compiler.program import Program
@@ -92,6 +93,24 @@ def bindings(options: Sequence[str]) -> dict[str, int]:
             raise usage(f"--bind takes SYMBOL=NUMBER with a number of at least 1, not {option}")
         result[name] = int(value)
     return result
+
+
+def bound_sizes(given: dict[str, int], graphs: Iterable[Graph]) -> list[dict[str, int]]:
+    """Of numbers for symbols, for each graph those that it has.
+
+    Raises:
+        NetcError: for a symbol that none has.
+    """
+    from .compiler.cost import free_symbols
+
+    found = [free_symbols(graph) for graph in graphs]
+    known = frozenset[str]().union(*found)
+    for name in given:
+        if name not in known:
+            message = f"no model has a dimension {name}"
+            notes = (f"there are {', '.join(sorted(known))}" if known else "all sizes are numbers",)
+            raise NetcError([Diagnostic("bind", message, (), notes, nearest(name, known))])
+    return [{name: number for name, number in given.items() if name in own} for own in found]
 
 
 def opened(text: str, budget: Sequence[str] = (), allow: Path | None = None) -> tuple[Program, str | None]:

@@ -16,6 +16,7 @@ from .command import (
     Format,
     PassesOption,
     bindings,
+    bound_sizes,
     chosen,
     opened,
     reporting,
@@ -88,7 +89,9 @@ def tune(
 
     Whatever stops it, what was measured is kept, and the same command goes on from there.
     """
+    from .backends.relax.machine import machine
     from .backends.relax.tuning.database import Database, read_lines, write_lines
+    from .backends.relax.tuning.record import processor
     from .backends.relax.tuning.tune import Limits
 
     with reporting(Format.text):
@@ -102,10 +105,11 @@ def tune(
             with Database(path) as database:
                 print(f"{database.put(lines)} of {len(lines)} records are new in {path}")
         if models:
-            found = [_found(name, target, bind, level, passes, allow) for name in models]
-            targets = {str(f.target): f.target for f in found}
+            found = _found(models, target, bind, level, passes, allow)
+            targets = {(processor(machine(f.target)), getattr(f.target, "remote", None)): f.target for f in found}
             if len(targets) > 1:
-                raise usage(f"these are for different targets, {' and '.join(targets)}: tune one after the other")
+                told = " and ".join(map(str, targets.values()))
+                raise usage(f"these are for different targets, {told}: tune one after the other")
             clause = found[0].clause if len(found) == 1 and trials is None and minutes is None else None
             limit = limits(trials, minutes) if clause is None else Limits(clause.trials, clause.minutes)
             tuned([f.source for f in found], found[0].target, path, limit)
@@ -211,20 +215,32 @@ class _Found(NamedTuple):
 
 
 def _found(
-    text: str, target: str | None, bind: list[str], level: int | None, passes: str | None, allow: Path | None
-) -> _Found:
-    """A model or plan by name."""
-    program, name = opened(text, (), allow)
-    if name in program.plans:
-        given = {"--target": target, "--bind": bind, "-O": level, "-p": passes}
-        said = [option for option, value in given.items() if value not in (None, [])]
-        if said:
-            raise usage(f"the plan {name} says what {', '.join(said)} would: change it there")
-        plan = program.plan(name)
-        return _Found(plan_source(program, plan), plan.target, plan.tune)
-    program, made = chosen(text, (), allow)
-    trace = traced(program, made, 2 if level is None else level, passes)
-    return _Found(model_source(trace.final, bindings(bind)), program.target(target))
+    models: Sequence[str],
+    target: str | None,
+    bind: list[str],
+    level: int | None,
+    passes: str | None,
+    allow: Path | None,
+) -> list[_Found]:
+    """Models and plans by name; a model takes of the given sizes those that it has."""
+    plans: dict[str, _Found] = {}
+    graphs: dict[str, tuple[Graph, Target]] = {}
+    for text in dict.fromkeys(models):
+        program, name = opened(text, (), allow)
+        if name in program.plans:
+            given = {"--target": target, "--bind": bind, "-O": level, "-p": passes}
+            said = [option for option, value in given.items() if value not in (None, [])]
+            if said:
+                raise usage(f"the plan {name} says what {', '.join(said)} would: change it there")
+            plan = program.plan(name)
+            plans[text] = _Found(plan_source(program, plan), plan.target, plan.tune)
+        else:
+            program, made = chosen(text, (), allow)
+            graph = traced(program, made, 2 if level is None else level, passes).final
+            graphs[text] = graph, program.target(target)
+    sizes = bound_sizes(bindings(bind), [graph for graph, _ in graphs.values()])
+    opens = {t: _Found(model_source(g, own), to) for (t, (g, to)), own in zip(graphs.items(), sizes, strict=True)}
+    return [(plans | opens)[text] for text in dict.fromkeys(models)]
 
 
 def choosing(plan: Plan, path: Path | None, limit: Limits | None) -> Callable[[Source], Choices | None]:

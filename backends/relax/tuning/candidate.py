@@ -30,6 +30,9 @@ RUN = 20.0
 """Seconds that one measurement may take."""
 LEAST = 2e-3
 """Seconds that one measurement takes at least, and half of it before, unmeasured: short kernels are called often."""
+REST = 1e-2
+"""Seconds before a measurement with several threads: those of the process that was measured before spin for some
+milliseconds before they sleep, and must not take a processor from these."""
 DIFFERENCE = {"float64": 1e-7, "float32": 1e-3, "float16": 2e-2, "bfloat16": 2e-2}
 """How far results of a dtype may be from the analytic default's, relative to their largest element."""
 
@@ -81,8 +84,8 @@ class Candidate:
                     other.close()
                 _prepare(self._messages.fileno())
                 # With one thread its own time counts, to which other work on the machine adds nothing.
-                clock = time.thread_time if threads == 1 else time.perf_counter
-                _in_a_thread(lambda: _serve(theirs, build, expected, clock))
+                clock, rest = (time.thread_time, 0.0) if threads == 1 else (time.perf_counter, REST)
+                _in_a_thread(lambda: _serve(theirs, build, expected, clock, rest))
             finally:
                 os._exit(1)
         theirs.close()
@@ -195,7 +198,7 @@ def _in_a_thread(work: Callable[[], None]) -> None:
     thread.join()
 
 
-def _serve(pipe: Connection, build: Build, expected: Sequence[Array] | None, clock: Clock) -> None:
+def _serve(pipe: Connection, build: Build, expected: Sequence[Array] | None, clock: Clock, rest: float) -> None:
     """Build, then answer. An alarm ends what hangs also where nobody is left who would."""
     signal.alarm(int(BUILD) + 10)
     try:
@@ -213,6 +216,7 @@ def _serve(pipe: Connection, build: Build, expected: Sequence[Array] | None, clo
             elif program.seconds is not None:
                 pipe.send(("seconds", program.seconds()))
             else:
+                time.sleep(rest)
                 count = count or _repetitions(program.run, clock)
                 pipe.send(("seconds", _seconds(program.run, count, clock)))
     except (EOFError, BrokenPipeError):

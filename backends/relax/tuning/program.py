@@ -23,7 +23,8 @@ def program(task: Task, machine: Machine, choices: Choices, known: Collection[st
         Failure: where the kernel alone does not ask what it asks as a part of its model, or threads cannot be had.
         Same: where the kernel is one of those that are `known`: not every parameter matters whatever the others are.
     """
-    if not use(machine.threads):
+    # Each thread on a processor of its own: two that share one for a while would make a candidate lose, or win.
+    if not use(machine.threads, pin=True):
         raise Failure(f"TVM does not run with {machine.threads} threads here")
     kernel = kernel_of(task, machine, choices, known)
     built = build(task.graph, machine, 0, task.groups, choices)
