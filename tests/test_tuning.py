@@ -661,9 +661,9 @@ def test_a_plan_is_tuned_before_it_is_compiled(netc: Callable[..., tuple[int, st
 
 
 def test_each_model_takes_the_sizes_that_it_has(netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    (tmp_path / "two.net").write_text(
-        "model m(x: f32[N, 8]) { return Linear(24)(x) }\nmodel s(x: f32[T, 8]) { return Linear(40)(x) }\n"
-    )
+    layer = "module M(n: int) (x) { return x |> linear(n) }\n"
+    models = "model m = M(24) (x: f32[N, 8])\nmodel s = M(40) (x: f32[T, 8])\n"
+    (tmp_path / "two.net").write_text(f"{layer}{models}target here = llvm(threads = 1)\n")
     code, said = netc(
         "tune", "two.net:m", "two.net:s", "--bind", "N=5", "--bind", "T=7", "--trials", "2", "--records", "r"
     )
