@@ -9,6 +9,7 @@ from typing import Any
 
 import netc
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from netc.backends.bench import lively
@@ -59,7 +60,6 @@ def exact(graph: Graph, inputs: Sequence[list[np.ndarray]]) -> list[list[np.ndar
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), benchmark().items(), ids=benchmark().keys())
 def test_no_less_accurate_than_onnx_runtime(name: str, file: str, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     made = netc.load(ROOT / "specs" / file, root=ROOT).model(name)
     graph = bind(lively(made.graph), sizes := assumed(made.graph))
     inputs = [feed(graph, seed) for seed in SEEDS]

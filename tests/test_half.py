@@ -30,7 +30,7 @@ from typer.testing import CliRunner
 
 HERE = host(1)
 OLDER = machine(LLVM(cpu="haswell", threads=1))
-needed = pytest.mark.skipif(not has(HALVES, HERE), reason="this processor has no instruction for products of bf16")
+needed = pytest.mark.skipif(not has(HALVES, HERE), reason="vdpbf16ps: this processor has no AVX-512 BF16")
 
 LAYERS = {
     "of colours": ("conv2d", "bf16[2, 3, 9, 8]", (20, 3, 3, 3), {"padding": 1, "stride": 2}),

@@ -462,7 +462,7 @@ def test_a_processor_without_the_instruction_decodes_what_it_reads() -> None:
         assert_means_the_same(graph, feeds, built)
 
 
-@pytest.mark.skipif(not has(BYTES, HERE), reason="this processor has no instruction for four products of bytes")
+@pytest.mark.skipif(not has(BYTES, HERE), reason="vpdpbusd: this processor has no VNNI")
 @pytest.mark.parametrize("name", ["surrounded", "of colours", "alone", "in groups", "signed", "a product"])
 def test_four_products_are_one_instruction_and_sums_stay_in_registers(name: str) -> None:
     text = assembly(build(prepare(layers([name])[0], {}), HERE))

@@ -760,7 +760,6 @@ def test_shipped_records_compute_what_defaults_do(found: Record) -> None:
 @pytest.fixture
 def tracker(tmp_path: Path) -> Iterator[str]:
     """A tracker and two devices of the key `board`, on this machine."""
-    pytest.importorskip("tornado")
     processes: list[subprocess.Popen[str]] = []
     environment = {**os.environ, "TVM_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 

@@ -32,6 +32,7 @@ from .command import (
     VerifyOption,
     bindings,
     chosen,
+    leave_to_plan,
     opened,
     reporting,
     show,
@@ -339,10 +340,7 @@ def compile_model(
         if not tune and (trials is not None or minutes is not None):
             raise usage("--trials and --minutes limit --tune")
         if name in program.plans:
-            given = {"--target": target, "--bind": bind, "-O": level, "-p": passes}
-            said = [option for option, value in given.items() if value not in (None, [])]
-            if said:
-                raise usage(f"the plan {name} says what {', '.join(said)} would: change it there")
+            leave_to_plan(name, {"--target": target, "--bind": bind, "-O": level, "-p": passes})
             plan = program.plan(name)
             choices = choosing(plan, path, limits(trials, minutes) if tune else None)
             return compile_plan(program, plan, output, seed=seed, compare=compare, verify=verify, choices=choices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from enum import StrEnum
@@ -70,6 +70,13 @@ def show(diagnostics: Sequence[Diagnostic], form: Format) -> None:
 def usage(message: str) -> NetcError:
     """A wrong option value, said like every other problem."""
     return NetcError([Diagnostic("usage", message)])
+
+
+def leave_to_plan(name: str, options: Mapping[str, object]) -> None:
+    """Refuse options that are given, and that a plan decides itself."""
+    said = [option for option, value in options.items() if value not in (None, [])]
+    if said:
+        raise usage(f"the plan {name} says what {', '.join(said)} would: change it there")
 
 
 def limits(options: Sequence[str]) -> Budget:

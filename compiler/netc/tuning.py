@@ -18,6 +18,7 @@ from .command import (
     bindings,
     bound_sizes,
     chosen,
+    leave_to_plan,
     opened,
     reporting,
     show,
@@ -228,10 +229,7 @@ def _found(
     for text in dict.fromkeys(models):
         program, name = opened(text, (), allow)
         if name in program.plans:
-            given = {"--target": target, "--bind": bind, "-O": level, "-p": passes}
-            said = [option for option, value in given.items() if value not in (None, [])]
-            if said:
-                raise usage(f"the plan {name} says what {', '.join(said)} would: change it there")
+            leave_to_plan(name, {"--target": target, "--bind": bind, "-O": level, "-p": passes})
             plan = program.plan(name)
             plans[text] = _Found(plan_source(program, plan), plan.target, plan.tune)
         else:
