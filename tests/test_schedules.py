@@ -8,14 +8,17 @@ from typing import Any
 
 import netc
 import pytest
-from netc.backends.relax.build import prepare
+from netc.backends.relax.build import build, prepare
 from netc.backends.relax.lower import lower
-from netc.backends.relax.machine import host
+from netc.backends.relax.machine import host, machine
 from netc.backends.relax.optimise import choose, fuse, generate, optimise
 from netc.backends.relax.schedule import HOST, SCHEDULED, unscheduled
 from netc.backends.relax.untyped import tirx
 from netc.compiler.library import level_steps
 from netc.compiler.pipeline import run
+from netc.compiler.program import read_source
+from netc.compiler.source import Source
+from netc.compiler.target import LLVM
 
 ROOT = Path(__file__).parents[1]
 SPECS = sorted((ROOT / "specs").glob("*.net"))
@@ -85,3 +88,34 @@ def test_what_fusion_makes_is_plain() -> None:
     found = kernels(module)
     assert len(unscheduled(module)) > 5
     assert sum(plain(found[name]) for name in unscheduled(module)) > len(unscheduled(module)) // 2
+
+
+LAYERS = {
+    "two parts": ("f32[1, 384, 14, 14]", "conv2d(64, 1)"),
+    "two parts of taps": ("f32[1, 48, 29, 29]", "conv2d(64, 3, stride = 2) |> relu"),
+    "three parts": ("f32[49, 768]", "linear(3072) |> gelu"),
+    "three parts, tall": ("f32[1, 576, 14, 14]", "conv2d(96, 1)"),
+}
+"""Sums that are too long to be added up in turn, or nearly."""
+
+
+def innermost(assembly: str) -> list[list[str]]:
+    """The loops that hold no other."""
+    lines = [line.strip() for line in assembly.splitlines()]
+    at = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    ends = [(at[m[1]], i) for i, line in enumerate(lines) if (m := re.match(r"j\w+\s+(\S+)$", line)) and m[1] in at]
+    loops = [(start, end) for start, end in ends if start < end]
+    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    return [lines[start:end] for start, end in inner]
+
+
+@pytest.mark.parametrize(("x", "layers"), LAYERS.values(), ids=LAYERS)
+def test_tiles_of_long_sums_stay_in_registers(x: str, layers: str) -> None:
+    text = f"module M() (x: {x.removeprefix('f32')}) {{ return x |> {layers} }}\nmodel m = M() (x: {x})\n"
+    model = read_source(Source("layers.net", text)).model("m")
+    graph = run(model.graph, level_steps(2, 0), facts=model.facts).final
+    processor = machine(LLVM(triple="x86_64-linux-gnu", cpu="znver4", threads=1))
+    assembly = str(build(prepare(graph, {}), processor).executable.mod.imports[0].inspect_source("asm"))
+    sums = [loop for loop in innermost(assembly) if sum("vfmadd" in line for line in loop) >= 14]
+    assert sums
+    assert not [line for loop in sums for line in loop if re.search(r"%zmm\d+, .*\(%r[sb]p\)", line)]

@@ -713,6 +713,9 @@ def test_stopped_from_the_keyboard_it_keeps_what_it_has(tmp_path: Path) -> None:
 SPECS = Path(__file__).parents[1] / "specs"
 TUNED = {
     "resnet.net:resnet18": {"N": 1},
+    "resnet.net:resnet50": {"N": 1},
+    "convnext.net:convnext_tiny": {"N": 1},
+    "unet.net:unet": {"N": 1},
     "mobilenet_v2.net:mobilenet_v2": {"N": 1},
     "efficientnet_lite.net:lite0": {"N": 1},
     "vit.net:deit_tiny": {"N": 1},

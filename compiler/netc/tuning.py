@@ -339,7 +339,7 @@ def _report(states: Sequence[State], path: Path) -> None:
     from rich.console import Console
 
     slowest = sorted(states, key=lambda s: -s.task.weight * s.seconds)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table(slowest))
+    Console(width=None if sys.stdout.isatty() else 240, highlight=False).print(table(slowest))
     for state, trial in [(s, t) for s in states for t in s.failures]:
         print(f"{state.task.name} {state.task.question.kind}, {_written(trial.answer)}: {trial.failure}")
     for state in states:

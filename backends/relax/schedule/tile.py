@@ -27,9 +27,13 @@ DOT = "netc.dot"
 """Marks a reduction whose steps are single instructions (../dot.py): its vectors are as long as a register."""
 
 LONG, LEAST = 256, 32
-"""A float32 sum of more terms than `LONG` is one of sums of at most so many, and at least `LEAST`, terms: errors grow
-with the root of the number of terms that are summed in turn. A matrix product is left whole up to twice as many: with
-an activation after it, two parts of 192 terms take twice the time of 384."""
+"""A float32 sum of more terms than twice `LONG` is one of sums of at most `LONG`, and at least `LEAST`, terms: errors
+grow with the root of the number of terms that are summed in turn. In two parts it would take twice the time, as
+`FEW` says."""
+
+FEW = 4
+"""Parts of a sum below which LLVM writes them out one after the other, and keeps the sum of the first in registers
+while it adds up the next: where both do not fit, the tile of the next is in memory."""
 
 SHARE = "netc.share"
 """What of a result in mode `image` threads share: `rows` of the image, or `columns`, which are its channels."""
@@ -204,7 +208,7 @@ def vectorize(sch: Any, loop: Any, machine: Machine, *, apart: bool = False) -> 
 def _accumulate(sch: Any, reduction: Any, at: Any, unrolled: bool, machine: Machine) -> None:
     """Compute the reduction for one tile, the tile innermost."""
     apart = annotation(sch, reduction, DOT) is not None
-    part = None if unrolled or apart else _part(sch, reduction)
+    part = None if unrolled or apart else _part(sch, reduction, machine)
     step = _compute(sch, reduction, at, unrolled, machine, apart)
     if part is not None:
         _compute(sch, part, step, False, machine, apart)
@@ -232,23 +236,26 @@ def _compute(sch: Any, reduction: Any, at: Any, unrolled: bool, machine: Machine
     return steps[-1]
 
 
-def _part(sch: Any, reduction: Any) -> Any | None:
+def _part(sch: Any, reduction: Any, machine: Machine) -> Any | None:
     """Split a long reduction in two: parts of it, which are returned, and their sum; None where it is short."""
     spatial, steps = split_loops(sch, reduction)
     extents = [extent(sch, loop) for loop in steps]
     total = product(extents)
-    flat = " flat" in str(annotation(sch, reduction, KEY))
-    if total is None or total <= LONG * (1 + flat) or len(spatial) + len(steps) != len(sch.get_loops(reduction)):
+    if total is None or total <= 2 * LONG or len(spatial) + len(steps) != len(sch.get_loops(reduction)):
         return None
     if str(sch.get(reduction).writes[0].source.dtype) != "float32":
         return None
+    height, width, *_ = _read(str(annotation(sch, reduction, KEY)))
+    vectors = -(-width // machine.lanes)
+    both = 2 * height * vectors + vectors + 1
+    most = LONG if both <= machine.registers else min(LONG, total // FEW)
     within = 1
-    while steps and within * (extents[-1] or LONG) <= LONG:
+    while steps and within * (extents[-1] or most) <= most:
         within *= extents.pop() or 1
         steps.pop()
     if within < LEAST:
         last = extents[-1] or 1
-        inner = next((n for n in range(LONG // within, LEAST // within, -1) if last % n == 0), None)
+        inner = next((n for n in range(most // within, LEAST // within, -1) if last % n == 0), None)
         if inner is None:
             return None
         steps[-1], _ = sch.split(steps[-1], [None, inner])
