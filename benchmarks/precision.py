@@ -11,6 +11,8 @@ the largest to PyTorch in float64, relative to the largest output.
 Photos: EfficientNet-Lite0 and -Lite1 with the weights that their authors published, on the central squares of
 scikit-image's pictures: how often the first choice, and how many of the first five, are those of float32. *Sure*: the
 same for pictures in which float32 gives its choice 0.3 and more. int8 is calibrated on random crops of these pictures.
+
+Needs what `make test` installs (photos, and the weights of the pretrained models), and the extra `bench`.
 """
 
 from __future__ import annotations
