@@ -72,7 +72,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def versions(found: dict[str, Any]) -> str:
-    return ", ".join(f"{n} {c['version'].partition('+')[0]}" for n, c in found["models"][0]["candidates"].items())
+    told = {n: c["version"].partition("+")[0] for model in found["models"] for n, c in model["candidates"].items()}
+    return ", ".join(f"{name} {version}" for name, version in told.items())
 
 
 def peak(found: dict[str, Any]) -> str:
@@ -82,7 +83,7 @@ def peak(found: dict[str, Any]) -> str:
 
 def latencies(found: dict[str, Any]) -> list[list[str]]:
     """Milliseconds of each, and our time divided by theirs, with quartiles."""
-    names = list(found["models"][0]["candidates"])
+    names = list(dict.fromkeys(n for model in found["models"] for n in model["candidates"]))
     peers = names[1:]
     rows = [["model", *(f"{n} ms" for n in names), *(f"netc / {n}" for n in peers), "netc / best", "of peak"]]
     rows.append(["---", *["---:"] * (len(rows[0]) - 1)])

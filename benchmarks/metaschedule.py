@@ -85,10 +85,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="FILE:MODEL")
     parser.add_argument("--only", nargs="*", help="kernels of these names, or scheduled by these rules")
-    parser.add_argument("--share", type=float, default=0.03, help="of the model's time that a kernel takes at least")
+    parser.add_argument("--share", type=float, help="of the model's time that a kernel takes at least; 0.03")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    if not options.models and (options.only or options.share is not None):
+        parser.error("--only and --share choose among the kernels of models: name them")
     os.environ["TVM_NUM_THREADS"] = str(options.threads)
     logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.CRITICAL)
     without_foreign_intrinsics()
@@ -100,7 +102,7 @@ def main() -> None:
         "| model | kernel | schedule | calls | of time | netc µs | GFLOP/s | MetaSchedule / netc | failed | search s |"
     )
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    chosen = dict.fromkeys(options.models, (options.only, options.share))
+    chosen = dict.fromkeys(options.models, (options.only, 0.03 if options.share is None else options.share))
     for model, (names, share) in (chosen or {str(SPECS / m): (n, 0.0) for m, n in CHOSEN.items()}).items():
         for kernel in kernels(model, machine, share):
             if names is None or {kernel.name, kernel.rule} & {*names}:

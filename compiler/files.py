@@ -17,8 +17,36 @@ def refuse_folder(path: Path) -> None:
     Raises:
         NetcError: where `path` is a folder (`cannot-write`).
     """
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if folder:
         raise NetcError([Diagnostic("cannot-write", f"{path} cannot be written: it is a folder")])
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Say so before the work whose result is to be written to a file, where it cannot be.
+
+    Raises:
+        NetcError: as `written_whole`.
+    """
+    refuse_folder(path)
+    partial = _partial(path)
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def _unwritable(path: Path, error: OSError) -> NetcError:
+    reason = error.strerror or str(error)
+    return NetcError([Diagnostic("cannot-write", f"{path} cannot be written: {reason}")])
 
 
 @contextmanager
@@ -31,7 +59,7 @@ def written_whole(path: Path) -> Generator[Path]:
         NetcError: where the folder does not exist or cannot be written to (`cannot-write`).
     """
     refuse_folder(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = _partial(path)
     try:
         partial.touch()
         mode = partial.stat().st_mode
@@ -39,8 +67,7 @@ def written_whole(path: Path) -> Generator[Path]:
         partial.chmod(mode)
         partial.replace(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise NetcError([Diagnostic("cannot-write", f"{path} cannot be written: {reason}")]) from error
+        raise _unwritable(path, error) from error
     finally:
         if os.path.lexists(partial):
             partial.unlink()

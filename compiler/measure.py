@@ -223,12 +223,20 @@ def _suited(given: Mapping[str, Array], graph: Graph, *, widened: bool) -> dict[
 
 
 def _difference(contract: Contract, expected: Array, got: Array) -> tuple[float, float]:
-    """Absolute, and relative to the largest number expected."""
-    import numpy
-
+    """As `apart`, of what the contract says is to be equal."""
     if contract.kind == "delayed":
         steps = int(contract.bound)
         expected, got = expected[:, : expected.shape[1] - steps], got[:, steps:]
+    return apart(expected, got)
+
+
+def apart(expected: Array, got: Array) -> tuple[float, float]:
+    """How far two arrays of one shape are apart at most, and relative to the largest number expected.
+
+    NaN where one has a NaN or an infinity that the other has not; those that both have are left out.
+    """
+    import numpy
+
     a, b = expected.astype("float64"), got.astype("float64")
     if not a.size:
         return 0.0, 0.0

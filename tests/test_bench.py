@@ -281,9 +281,19 @@ def test_pytorch_runs_in_the_format_it_is_faster_in(subject: Subject, monkeypatc
         (["--threads", "100000"], 2, "cores"),
         (["--bind", "Q=1"], 1, "no model has a dimension Q"),
         (["--against", "tflite"], 1, "there is no peer tflite"),
+        (["--samples", "nowhere/samples.csv"], 1, "nowhere/samples.csv cannot be written"),
+        (["--html", "n" * 300], 1, "cannot be written"),
     ],
 )
 def test_wrong_options_are_explained(file: Path, options: list[str], code: int, said: str) -> None:
     done = CliRunner().invoke(app, ["bench", str(file), *options])
     assert done.exit_code == code, done.output
     assert said in done.stderr
+
+
+def test_what_is_no_number_differs() -> None:
+    one, nothing = np.ones(3), np.array([1, np.nan, 1])
+    assert board.difference([one, one], [one, one * 2]) == 0.5
+    assert np.isnan(board.difference([one, nothing], [one, one]))
+    assert np.isnan(board.difference([nothing, one], [one, one * 2]))
+    assert board.difference([nothing], [nothing]) == 0

@@ -95,7 +95,7 @@ def exact(graph: Graph, feeds: dict[str, np.ndarray], *, positive: bool = False)
 
 def terms(name: str) -> int:
     _, _, shape, _ = LAYERS[name]
-    return int(np.prod(shape[1:])) * (8 if name == "transposed" else 1) + 1
+    return shape[0] * 4 + 1 if name == "transposed" else int(np.prod(shape[1:])) + 1
 
 
 def assert_within_bounds(names: list[str], built: Built, graph: Graph) -> None:
@@ -142,6 +142,28 @@ def test_two_products_are_one_instruction_and_sums_stay_in_registers(name: str) 
     assert sum(word.startswith(("vmovup", "vmovap")) for word in between) < len(at)
     assert "netc_" not in text  # all that is LLVM's own language became part of the kernels
     assert text == assembly(build(graph, HERE))
+
+
+@pytest.mark.parametrize("view", ["repeated", "transposed", "every other"])
+@pytest.mark.parametrize("operator", ["linear", "conv2d"])
+def test_numbers_that_do_not_follow_each_other(operator: str, view: str) -> None:
+    """What a layer reads is written nowhere: each number of a word is where the view says."""
+    b = Builder()
+    if view == "repeated":
+        x = b("expand", b.input("x", "bf16[5, 1]"), size=(5, 8))
+    elif view == "transposed":
+        x = b("permute", b.input("x", "bf16[8, 5]"), dims=(1, 0))
+    else:
+        x = b("slice", b.input("x", "bf16[5, 16]"), dim=1, start=0, stop=16, step=2)
+    weight: tuple[int, ...] = (16, 8)
+    if operator == "conv2d":
+        x, weight = b("reshape", x, size=(5, 8, 1, 1)), (16, 8, 1, 1)
+    y = b(operator, x, b.parameter("w", weight, "uniform", -1.0, 1.0, dtype=DType.BF16), None)
+    graph = b.done(y=y)
+    (found,), (wanted,) = (
+        executed(graph, drawn(graph), build(prepare(graph, {}), HERE)), exact(graph, drawn(graph))
+    )  # fmt: skip
+    assert np.abs(found - wanted).max() <= 2.0**-8 * np.abs(wanted).max()
 
 
 @needed

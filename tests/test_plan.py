@@ -777,6 +777,14 @@ def test_a_comparison_that_notices_nothing_is_told(spec: Path, tmp_path: Path) -
         assert (f"compile it with weights: {model} |> load(…)" in found.stderr) == weak
 
 
+def test_a_pass_that_rounds_is_allowed_what_it_promises(spec: Path, tmp_path: Path) -> None:
+    half = ("-p", 'mixed_precision{dtype = "bf16"}')
+    found = run("compile", f"{spec}:net", *half, "-o", tmp_path / "half")
+    assert found.exit_code == 0, found.output
+    told = json.loads((tmp_path / "half" / "manifest.json").read_text())["difference"]
+    assert 1e-3 < told["relative"] < told["allowed"] == 0.1
+
+
 DEEP = """
 module Deep(scale) (x: [N, 8]) { return x |> mul(scale) |> linear(8) |> relu |> linear(4) }
 model live = Deep(1.0) (x: f32[N, 8])

@@ -721,6 +721,16 @@ def test_an_artifact_says_what_it_is(artifact: Artifact):
     assert [p.name for p in artifact.folder.parent.iterdir()] == ["resnet"]
 
 
+def test_what_gives_no_numbers_is_miscompiled(tmp_path: Path):
+    b = Builder()
+    graph = b.done(y=b("relu", b.input("x", "f32[3]")))
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(NetcError) as caught:
+            compile(graph, LLVM(threads=1), tmp_path / "out", reference=lambda x, w=wrong: [np.full(3, w, "f4")])
+        assert caught.value.diagnostics[0].code == "miscompiled"
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_artifact_runs_on_any_batch(artifact: Artifact):
     graph = small_resnet()
     for n in (1, 4):

@@ -681,11 +681,13 @@ def test_what_cannot_be_tuned_is_told(netc: Callable[..., tuple[int, str]], tmp_
         ("tune", "m.net:p", "m.net:far", "--records", "r"): (2, "different targets"),
         ("tune", "m.net:p", "--bind", "N=1", "--records", "r"): (2, "says what --bind would"),
         ("tune", "m.net:m", "--target", "here", "--bind", "B=1", "--records", "r"): (1, "no model has a dimension B"),
+        ("tune", "m.net:m", "--target", "here", "--bind", "N=²", "--records", "r"): (2, "a number of at least 1"),
         ("tune", "m.net:far", "--records", "r"): (1, "does not run here"),
         ("compile", "m.net:far", "-o", "far", "--records", "r"): (1, "does not run here"),
         ("compile", "m.net:p", "-o", "p", "--records", "none"): (2, "needs a file"),
         ("compile", "m.net:m", "-o", "p", "--trials", "3"): (2, "limit --tune"),
         ("compile", "m.net:m", "--target", "here", "-o", "p", "--records", "diary"): (1, "cannot be used"),
+        ("compile", "m.net:m", "--target", "here", "-o", "p", "--records", "n" * 300): (1, "cannot be used"),
         ("tune", "--import", "diary", "--records", "r"): (1, "diary:1 is no record"),
         ("tune", "--import", "nowhere", "--records", "r"): (1, "cannot be read"),
     }
@@ -848,10 +850,9 @@ def serving(folder: Path) -> int:
     return sum((folder / device).read_text().count("start serving") for device in DEVICES)
 
 
-def test_trackers_that_are_not_there(netc: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    (tmp_path / "m.net").write_text(
-        f'{FILE}target farm = llvm(threads = 1) remote(host = "127.0.0.1:9", key = "board")\n'
-    )
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "farm..lan:9190"])
+def test_trackers_that_are_not_there(netc: Callable[..., tuple[int, str]], tmp_path: Path, host: str) -> None:
+    (tmp_path / "m.net").write_text(f'{FILE}target farm = llvm(threads = 1) remote(host = "{host}", key = "board")\n')
     code, said = netc("tune", "m.net:m", "--target", "farm", "--bind", "N=5", "--records", "r.sqlite")
     assert code == 1
     assert "does not answer" in said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from math import exp, log
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from ...compiler.cost import cost
 from ...compiler.diagnostic import Diagnostic, NetcError
+from ...compiler.measure import apart
 from .kernel import Kernel, kernels
 from .peak import Peak
 from .peer import NETC, Peer
@@ -272,25 +273,23 @@ def _faster(subject: Subject, folder: Path) -> Process:
     plain = Process("torch", folder, subject.inputs, subject.threads)
     if not any(node.op.name.startswith("conv2d") for node in subject.graph.nodes.values()):
         return plain
+    started = {"plain": plain}
+    faster: Process | None = None
     try:
-        other = Process("torch", folder, subject.inputs, subject.threads, CHANNELS_LAST)
-    except NetcError:  # what the model does to shapes may need the plain format
-        return plain
-    try:
-        times = race({"plain": plain, "other": other}, 3)
-    except NetcError:
-        plain.close()
-        other.close()
-        raise
-    slower, faster = (plain, other) if min(times["other"]) < min(times["plain"]) else (other, plain)
-    slower.close()
+        times = {"plain": [0.0]}
+        with suppress(NetcError):  # what the model does to shapes may need the plain format
+            started["other"] = Process("torch", folder, subject.inputs, subject.threads, CHANNELS_LAST)
+            times = race(started, 3)
+        faster = started[min(times, key=lambda name: min(times[name]))]
+    finally:
+        for process in started.values():
+            if process is not faster:
+                process.close()
+    assert faster
     return faster
 
 
 def difference(found: Sequence[Array], expected: Sequence[Array]) -> float:
-    """The largest difference, each relative to the largest element of its output."""
-    largest = 0.0
-    for a, b in zip(found, expected, strict=True):
-        apart = float(np.abs(a.astype(np.float64).reshape(b.shape) - b.astype(np.float64)).max(initial=0.0))
-        largest = max(largest, apart / max(float(np.abs(b).max(initial=0.0)), 1e-30))
-    return largest
+    """The largest difference, each relative to the largest element of its output; NaN as `apart` says."""
+    pairs = [apart(b, a.reshape(b.shape)) for a, b in zip(found, expected, strict=True)]
+    return float(np.max([relative for _, relative in pairs], initial=0.0))

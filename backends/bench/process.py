@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,9 @@ import numpy as np
 
 from ...compiler.diagnostic import Diagnostic, NetcError
 from .runtime import Array
+
+_numbers = count()
+"""Of processes, so that each has a log of its own."""
 
 
 class Process:
@@ -35,7 +39,7 @@ class Process:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")
         environment = {**os.environ, **dict.fromkeys(names, str(threads)), **(more or {})}
         self.runtime = runtime
-        self._log = inputs.with_name(f"{runtime}.log")
+        self._log = inputs.with_name(f"{runtime}.{next(_numbers)}.log")
         command = [sys.executable, "-m", "netc.backends.bench.worker", runtime, str(folder), str(inputs), str(threads)]
         begun = time.perf_counter()
         with self._log.open("wb") as log:
@@ -61,9 +65,9 @@ class Process:
     ) -> None:
         self.close()
 
-    def seconds(self, count: int) -> list[float]:
+    def seconds(self, runs: int) -> list[float]:
         """The times of so many runs, one after the other."""
-        return self._ask("seconds", count)
+        return self._ask("seconds", runs)
 
     def results(self) -> list[Array]:
         """The outputs of the last run."""

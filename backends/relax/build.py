@@ -19,6 +19,7 @@ from ...compiler.diagnostic import Diagnostic, NetcError
 from ...compiler.fusion.group import Group
 from ...compiler.fusion.work import Work
 from ...compiler.graph import Graph
+from ...compiler.measure import apart
 from ...compiler.operators.quantization import Quantize
 from ...compiler.passes.bind import bind as bind_symbols
 from ...compiler.passes.eliminate_dead import eliminate_dead
@@ -133,11 +134,11 @@ def compile(
         }
         _write_manifest(partial, manifest)
         if reference is not None and processor.native:
-            difference = _measure(Artifact.load(partial), reference, prepared)
-            manifest["difference"] = difference
-            _write_manifest(partial, manifest)
             if any(isinstance(n.op, Quantize) for n in prepared.nodes.values()):
                 tolerance = max(tolerance, ROUNDED)
+            difference = _measure(Artifact.load(partial), reference, prepared)
+            manifest["difference"] = {**difference, "allowed": tolerance}
+            _write_manifest(partial, manifest)
             if not difference["relative"] <= tolerance:
                 raise NetcError([_miscompiled(graph, difference, tolerance)])
     return Artifact.load(folder) if processor.native else None
@@ -286,12 +287,8 @@ def _measure(artifact: Artifact, reference: Reference, graph: Graph) -> dict[str
     """Run both on random inputs: the largest difference, and its size relative to the largest element."""
     inputs = probe({name: node.types[0] for name, node in graph.inputs.items()})
     found, wanted = artifact.run(inputs), reference(inputs)
-    absolute, relative = 0.0, 0.0
-    for a, b in zip(found, wanted, strict=True):
-        b = np.asarray(b, np.float64)
-        difference = float(np.abs(a.astype(np.float64) - b).max(initial=0.0))
-        absolute = max(absolute, difference)
-        relative = max(relative, difference / max(float(np.abs(b).max(initial=0.0)), 1e-30) if difference else 0.0)
+    pairs = [(0.0, 0.0), *(apart(np.asarray(b), a) for a, b in zip(found, wanted, strict=True))]
+    absolute, relative = (float(np.max(each)) for each in zip(*pairs, strict=True))  # NaN, where one is
     return {"absolute": absolute, "relative": relative}
 
 

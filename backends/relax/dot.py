@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .machine import Machine
-from .untyped import Load, mutate, pipelines, tirx, tvm, walk
+from .untyped import Analyzer, Load, mutate, pipelines, tirx, tvm, walk
 
 PIPELINE = "netc"
 """The name, in TVM's table, of its default pipeline with `finish` at the end."""
@@ -102,12 +102,13 @@ def finish(function: Any, module: Any, context: Any) -> Any:
     if not found:
         return function
     texts: dict[str, str] = {}
+    prover = _knowing(function.body)
 
     def real(call: Any, m: Any) -> Any:
         call = m.default_mutate(call)
         kind = _marked(call)
         if kind is not None:
-            return _typed(kind, call, texts)
+            return _typed(kind, call, texts, prover)
         return _real_rounding(call, texts) if _is(call, _ROUND) else call
 
     body = mutate(function.body, (tirx.Add, _accumulated))
@@ -160,11 +161,11 @@ def _bare(value: Any) -> Any:
     return value.value if isinstance(value, tirx.Broadcast) else value
 
 
-def _typed(kind: Dot, call: Any, texts: dict[str, str]) -> Any:
+def _typed(kind: Dot, call: Any, texts: dict[str, str], prover: Any) -> Any:
     _, start, w, flip, *x = call.args
     lanes = int(call.ty.dtype.lanes)
     assert all(isinstance(n, tirx.Broadcast) or lanes == 1 for n in x), "the lanes of a vector read different numbers"
-    value = _at_once([_bare(n).value for n in x])
+    value = _at_once([_bare(n).value for n in x], prover)
     if int(_bare(flip)):
         value = value ^ tirx.const(_FLIP, "int32")
     value = value if lanes == 1 else tirx.Broadcast(value, lanes)
@@ -211,14 +212,37 @@ def _real_rounding(call: Any, texts: dict[str, str]) -> Any:
     return _linked(name, str(call.ty.dtype), [call.args[1]], texts, text)
 
 
-def _at_once(numbers: Sequence[Any]) -> Any:
-    """Numbers in an i32, read at once where they are read: LLVM too would, but forgets what they cannot alias."""
-    first = numbers[0].value if isinstance(numbers[0], tirx.Cast) else numbers[0]
-    if not isinstance(first, Load):
+def _at_once(numbers: Sequence[Any], prover: Any) -> Any:
+    """Numbers in an i32, read at once where they are read from one place after the other: LLVM too would, but forgets
+    what they cannot alias."""
+    loads = [n.value if isinstance(n, tirx.Cast) else n for n in numbers]
+    first = loads[0]
+    if not all(isinstance(n, Load) and _after(first, n, i, prover) for i, n in enumerate(loads)):
         return word(numbers)
     *outer, inner = first.indices
     place = tirx.Ramp(inner, tirx.const(1, inner.ty.dtype), len(numbers))
     return tirx.reinterpret("int32", tirx.BufferLoad(first.source, [*outer, place]))
+
+
+def _after(first: Any, load: Any, count: int, prover: Any) -> bool:
+    """Whether a number is read so many places after the first. Repeated and permuted ones lie elsewhere."""
+    if not load.source.same_as(first.source):
+        return False
+    *outer, inner = zip(first.indices, load.indices, strict=True)
+    same = all(prover.can_prove_equal(here, there) for here, there in outer)
+    return same and prover.can_prove_equal(inner[0] + tirx.const(count, inner[0].ty.dtype), inner[1])
+
+
+def _knowing(body: Any) -> Any:
+    """One that knows what variables stand for: TVM has given names to what is computed more than once."""
+    prover = Analyzer()
+
+    def learn(bind: Any) -> None:
+        if str(getattr(bind.value.ty, "dtype", "")) in ("int32", "int64"):
+            prover.bind(bind.var, bind.value)
+
+    walk(body, (tirx.Bind, learn))
+    return prover
 
 
 def _written_bytes(x: Any, w: Any, lanes: int) -> Any:

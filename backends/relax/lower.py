@@ -151,8 +151,10 @@ class Lowering:
                 arguments.append((tensor, source))
             views.append(View(tensor, kernel, source))
         made = body(kernel, *views)
+        # What is computed at compile time may be on another machine.
+        machine = None if _constant(kernel, arguments) else self.machine
         outputs = [
-            _stored(output, type.dtype, self.machine)
+            _stored(output, type.dtype, machine)
             for output, type in zip(made if isinstance(made, tuple) else (made,), types, strict=True)
         ]
         attributes: dict[str, Any] = {"op_pattern": int(pattern)}
@@ -209,7 +211,7 @@ class Lowering:
         orders: Sequence[Order],
         attributes: dict[str, Any],
     ) -> tuple[Tensor, ...]:
-        constant = all(t.constant for t, _ in arguments) and not kernel.symbols
+        constant = _constant(kernel, arguments)
         stage = self.prepare if constant else self.main
         if not constant:
             self.busy.add(self.owner)
@@ -482,11 +484,17 @@ def whole(
     return s_tir.SBlockRealize([], True, block)
 
 
-def _stored(output: Any, dtype: DType, machine: Machine) -> Any:
-    """A kernel's result with a last step that brings it to the form in which its dtype is kept, if it takes one."""
+def _constant(kernel: Kernel, arguments: Sequence[tuple[Tensor, Any]]) -> bool:
+    """Whether a kernel is run at compile time."""
+    return all(t.constant for t, _ in arguments) and not kernel.symbols
+
+
+def _stored(output: Any, dtype: DType, machine: Machine | None) -> Any:
+    """A kernel's result with a last step that brings it to the form in which its dtype is kept, if it takes one: by an
+    instruction of the machine, where that is known and has one."""
     if dtype not in HALF or str(output.dtype) == STORED[dtype]:
         return output
-    at_once = dtype is DType.BF16 and has(HALVES, machine)
+    at_once = dtype is DType.BF16 and machine is not None and has(HALVES, machine)
 
     def element(*index: Any) -> Any:
         return rounded(output(*index)) if at_once else narrowed(output(*index), dtype)

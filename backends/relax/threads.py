@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from .runtime import load_runtime
@@ -105,8 +106,18 @@ def _chosen(threads: int) -> list[int]:
 
 @cache
 def _processors() -> list[int]:
-    """The processors that this process may use, read before any thread of it is pinned."""
-    return sorted(os.sched_getaffinity(os.getpid()))
+    """The processors that this process may use, read before any thread of it is pinned: one of each core first."""
+    own = sorted(os.sched_getaffinity(os.getpid()))
+    first = {_core(p): p for p in reversed(own)}
+    return sorted(own, key=lambda p: (first[_core(p)] != p, p))
+
+
+def _core(processor: int) -> str:
+    """The processors that share a core with one; itself, where the system does not say."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(processor)
 
 
 _others: dict[tuple[int, bool], ThreadPoolExecutor] = {}

@@ -42,8 +42,8 @@ from .command import (
 from .compiler.diagnostic import Diagnostic, Diagnostics, NetcError, nearest
 from .compiler.quantity import sized
 from .inspection import app as inspection
-from .planning import TOLERANCE, blind, check_plan, compile_plan
 from .planning import app as planning
+from .planning import blind, check_plan, compile_plan, tolerance
 from .surgery import app as surgery
 from .tuning import (
     MinutesOption,
@@ -357,6 +357,7 @@ def compile_model(
             tuned([model_source(trace.final, sizes)], described, path, limits(trials, minutes))
         options = {"bind": sizes, "seed": seed, "reference": reference, "spec_hash": made.spec_hash}
         options["choices"] = answers(described, path)
+        options["tolerance"] = tolerance(trace.stages)
         artifact = tvm.compile(trace.final, described, output, passes=[s.data() for s in stages], **options)
         manifest = json.loads((output / "manifest.json").read_text())
         shares = ", ".join(f"{what} {sized(size)}" for what, size in manifest["sizes"].items())
@@ -367,7 +368,7 @@ def compile_model(
                 f"largest difference to PyTorch: {difference['absolute']:.2e} ({difference['relative']:.2e} relative)"
             )
             fix = None if made.reports else f"compile it with weights: {made.name} |> load(…)"
-            show(blind(reference, meant, TOLERANCE, fix), Format.text)
+            show(blind(reference, meant, difference["allowed"], fix), Format.text)
         if artifact is None:
             print(f"built for {manifest['processor']['triple']}; it does not run on this machine")
 

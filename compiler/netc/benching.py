@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,11 +75,14 @@ def bench(
     Where netc cannot compile or run a model, it says why and goes on with the next; the exit code is then 1.
     """
     from .backends.bench import NETC, Board, Failed, Subject, check, lively, measure, probe
+    from .compiler.files import refuse_unwritable
     from .compiler.passes.bind import bind as bound
     from .compiler.report.board import board_page
     from .compiler.target import LLVM
 
     with reporting(form), tempfile.TemporaryDirectory(prefix="netc-bench-") as folder:
+        for page in filter(None, (html, samples)):
+            refuse_unwritable(page)
         peers = check(name.strip() for name in against.split(",") if name.strip())
         candidates = (NETC, *peers)
         threads = _threads(threads)
@@ -109,14 +112,12 @@ def bench(
             else:
                 _tell(board, form, f"{number + 1} of {len(read)}")
             shutil.rmtree(place, ignore_errors=True)
+        if form == Format.text and len(board.scores) > 1:
+            _print_means(board)
+        _write(html, lambda: board_page(board.data()))
+        _write(samples, lambda: "\n".join(board.samples()) + "\n")
         if form == Format.json:
             print(json.dumps(board.data(), indent=1))
-        elif len(board.scores) > 1:
-            _print_means(board)
-        if html is not None:
-            _write(html, board_page(board.data()))
-        if samples is not None:
-            _write(samples, "\n".join(board.samples()) + "\n")
         if board.failed:
             raise typer.Exit(1)
 
@@ -136,11 +137,12 @@ def _tell_failed(failed: Failed) -> None:
     print(f"{failed.model} was not measured", file=sys.stderr)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path | None, text: Callable[[], str]) -> None:
     from .compiler.files import written_whole
 
-    with written_whole(path) as partial:
-        partial.write_text(text, "utf-8")
+    if path is not None:
+        with written_whole(path) as partial:
+            partial.write_text(text(), "utf-8")
 
 
 def _threads(asked: int | None) -> int:

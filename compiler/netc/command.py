@@ -85,7 +85,7 @@ def limits(options: Sequence[str]) -> Budget:
     chosen: dict[str, int] = {}
     for option in options:
         name, _, value = option.partition("=")
-        if name not in known or not value.isdigit():
+        if name not in known or not value.isdecimal():
             raise usage(f"--budget takes NAME=NUMBER with a name of {', '.join(known)}, not {option}")
         chosen[name] = int(value)
     return replace(Budget(), **chosen)
@@ -96,7 +96,7 @@ def bindings(options: Sequence[str]) -> dict[str, int]:
     result: dict[str, int] = {}
     for option in options:
         name, _, value = option.partition("=")
-        if not name.isidentifier() or not value.isdigit() or int(value) < 1:
+        if not name.isidentifier() or not value.isdecimal() or int(value) < 1:
             raise usage(f"--bind takes SYMBOL=NUMBER with a number of at least 1, not {option}")
         result[name] = int(value)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .compiler.fusion.decide import Decision
     from .compiler.fusion.summary import Measured, Summary
     from .compiler.graph import Graph
+    from .compiler.pipeline import Stage
     from .compiler.plan import Plan
     from .compiler.program import Program
     from .compiler.source import Span
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 TOLERANCE = 1e-3
-"""The largest relative difference to PyTorch of a plan whose passes promise no larger one."""
+"""The largest relative difference to PyTorch of a model whose passes promise no larger one."""
 
 
 @app.command("plan")
@@ -276,9 +277,8 @@ def compile_plan(
         raise NetcError(never)
     groups = decision.groups if plan.fuse else None
     chosen = None if choices is None else choices(Source(decision.graph, groups))
-    tolerance = max(TOLERANCE, *(s.step.run.contract.tolerance or 0 for s in trace.stages))
     artifact = tvm.compile(
-        final, plan.target, output, bind=sizes, seed=seed, reference=reference, tolerance=tolerance,
+        final, plan.target, output, bind=sizes, seed=seed, reference=reference, tolerance=tolerance(trace.stages),
         spec_hash=made.spec_hash, passes=[s.data() for s in trace.stages],
         groups=groups, choices=chosen,
     )  # fmt: skip
@@ -289,7 +289,9 @@ def compile_plan(
     if manifest["difference"] is not None:
         facts["difference"] = manifest["difference"]["relative"]
         print(f"largest difference to PyTorch: {facts['difference']:.2e} relative")
-        allowed = min([tolerance, *(r.most for r in plan.requirements if r.name == "difference")])
+        allowed = min(
+            [manifest["difference"]["allowed"], *(r.most for r in plan.requirements if r.name == "difference")]
+        )
         fix = f"plan {plan.name} for a model with weights: {plan.model} |> load(…)"
         show(blind(reference, decision.graph, allowed, fix, plan.span), Format.text)
     if artifact is not None and "latency" in required:
@@ -299,6 +301,11 @@ def compile_plan(
     problems = [*broken(plan, facts), *(_unknown(plan, name, manifest) for name in open_limits(plan, facts))]
     if problems:
         raise NetcError(problems)
+
+
+def tolerance(stages: Iterable[Stage]) -> float:
+    """How far a compiled model may be from its meaning: as far as passes say that they may take it."""
+    return max([TOLERANCE, *(stage.step.run.contract.tolerance or 0 for stage in stages)])
 
 
 def blind(reference: Any, graph: Graph, allowed: float, fix: str | None, span: Span | None = None) -> list[Diagnostic]:

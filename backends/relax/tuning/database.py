@@ -166,9 +166,13 @@ class Database:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            message = f"the records in {self.path} cannot be used: {reason}"
-            raise NetcError([Diagnostic("records", message, fix="another file: --records FILE")]) from error
+            raise _unusable(self.path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> NetcError:
+    reason = getattr(error, "strerror", None) or str(error)
+    message = f"the records in {path} cannot be used: {reason}"
+    return NetcError([Diagnostic("records", message, fix="another file: --records FILE")])
 
 
 def _record(question: str, processor: str, answer: str, default: str, *rest: Any) -> Record:
@@ -182,9 +186,20 @@ def _row(r: Record) -> tuple[Any, ...]:
 
 
 def load(path: Path | None) -> list[Record]:
-    """The records in a file; none where there is no file, or another process is just making it."""
-    if path is None or not path.exists() or path.stat().st_size == 0:
+    """The records in a file; none where there is no file, or another process is just making it.
+
+    Raises:
+        NetcError: where the file cannot be read, or holds something else (`records`).
+    """
+    if path is None:
         return []
+    try:
+        if path.stat().st_size == 0:
+            return []
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unusable(path, error) from error
     with Database(path, writable=False) as database:
         return database.records()
 

@@ -23,8 +23,7 @@ def program(task: Task, machine: Machine, choices: Choices, known: Collection[st
         Failure: where the kernel alone does not ask what it asks as a part of its model, or threads cannot be had.
         Same: where the kernel is one of those that are `known`: not every parameter matters whatever the others are.
     """
-    # Each thread on a processor of its own: two that share one for a while would make a candidate lose, or win.
-    if not use(machine.threads, pin=True):
+    if not use(machine.threads):
         raise Failure(f"TVM does not run with {machine.threads} threads here")
     kernel = kernel_of(task, machine, choices, known)
     built = build(task.graph, machine, 0, task.groups, choices)
@@ -36,6 +35,9 @@ def program(task: Task, machine: Machine, choices: Choices, known: Collection[st
         types = built.lowered.outputs.values()
         return [restored(found, type.dtype) for found, type in zip(call(*given), types, strict=True)]
 
+    # Each thread on a processor of its own: two that share one for a while would make a candidate lose, or win. Not
+    # before, since candidates are built side by side.
+    use(machine.threads, pin=True)
     return Program(lambda: call(*given), results, kernel)
 
 

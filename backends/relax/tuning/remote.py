@@ -48,7 +48,7 @@ class Devices:
         """
         try:
             known = self._tracker().summary()["queue_info"]
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, UnicodeError) as error:  # the last: no name of a host
             message = f"the tracker {self.of.host} does not answer: {error}"
             raise NetcError([Diagnostic("remote", message)]) from None
         if self.of.key not in known:
