@@ -699,7 +699,12 @@ def test_what_cannot_be_tuned_is_told(netc: Callable[..., tuple[int, str]], tmp_
 def test_stopped_from_the_keyboard_it_keeps_what_it_has(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "netc", "tune", f"{SPECS}/resnet.net:resnet18", "--bind", "N=1"]
     command += ["--records", "r.sqlite", "--minutes", "5"]
-    tuner = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Tests that a shell started in the background ignore this signal, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        tuner = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     while not measured(tmp_path / "r.sqlite") and tuner.poll() is None:
         time.sleep(0.05)
     tuner.send_signal(signal.SIGINT)
