@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import inf, nan
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from .backend import backend
 from .contract import Contract
 from .diagnostic import NetcError
+from .difference import apart
 from .graph import Graph, Parameter, ParameterRef
 from .passes.widen import widen
 from .pipeline import Measurement
@@ -228,23 +229,3 @@ def _difference(contract: Contract, expected: Array, got: Array) -> tuple[float,
         steps = int(contract.bound)
         expected, got = expected[:, : expected.shape[1] - steps], got[:, steps:]
     return apart(expected, got)
-
-
-def apart(expected: Array, got: Array) -> tuple[float, float]:
-    """How far two arrays of one shape are apart at most, and relative to the largest number expected.
-
-    NaN where one has a NaN or an infinity that the other has not; those that both have are left out.
-    """
-    import numpy
-
-    a, b = expected.astype("float64"), got.astype("float64")
-    if not a.size:
-        return 0.0, 0.0
-    finite = numpy.isfinite(a) & numpy.isfinite(b)
-    if not numpy.array_equal(a[~finite], b[~finite], equal_nan=True):
-        return nan, nan
-    if not finite.any():
-        return 0.0, 0.0
-    absolute = float(numpy.abs(a[finite] - b[finite]).max())
-    scale = float(numpy.abs(a[finite]).max())
-    return absolute, absolute / scale if scale else inf if absolute else 0.0

@@ -71,7 +71,8 @@ BUILDS_ON = {
     "bisect": "pipeline",
     "reproduce": "pipeline rewrite",
     "probe": "passes weights",
-    "measure": "pipeline probe backend",
+    "difference": "",
+    "measure": "pipeline probe backend difference",
     "backend": "diagnostic",
     "model": "backend cost text weights target library report invoke",
     "calibration": "probe feed dataset",
@@ -85,7 +86,7 @@ BUILDS_ON = {
     "grammar": "",
     "specs": "",
     "dataset": "diagnostic",
-    "backends": "passes diagnostic weights target family dataset paths fusion",
+    "backends": "passes diagnostic weights target family dataset paths fusion difference",
     "netc": "axes receipt expectation reference format feed specs backends compare dot report explain bisect reproduce "
     "measure",
 }

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...compiler.cost import cost
 from ...compiler.diagnostic import Diagnostic, NetcError
-from ...compiler.measure import apart
+from ...compiler.difference import apart
 from .kernel import Kernel, kernels
 from .peak import Peak
 from .peer import NETC, Peer

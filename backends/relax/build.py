@@ -16,10 +16,10 @@ import numpy as np
 
 from ...compiler import weights
 from ...compiler.diagnostic import Diagnostic, NetcError
+from ...compiler.difference import apart
 from ...compiler.fusion.group import Group
 from ...compiler.fusion.work import Work
 from ...compiler.graph import Graph
-from ...compiler.measure import apart
 from ...compiler.operators.quantization import Quantize
 from ...compiler.passes.bind import bind as bind_symbols
 from ...compiler.passes.eliminate_dead import eliminate_dead
