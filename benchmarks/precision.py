@@ -1,7 +1,7 @@
 """Models in bf16, f16 and 8-bit integers: latency beside float32 and ONNX Runtime, what is lost, and what pretrained
 models see in photos.
 
-    python benchmarks/precision.py [--threads 2] [--turns 15] [--skip photos | latency]
+    python benchmarks/precision.py [--only resnet50 …] [--threads 2] [--turns 15] [--skip photos | latency]
 
 Latency: random weights, batch 1, 128 tokens, no records of tuning; each candidate in a process of its own with the same
 number of threads, in turns. bf16 and f16 are what the pass `mixed_precision` makes after `-O2`. int8 is calibrated on
@@ -75,6 +75,7 @@ Run = Callable[[Any], Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--samples", type=int, default=64, help="crops that scales of integers are found on")
@@ -83,7 +84,7 @@ def main() -> None:
     if "latency" not in options.skip:
         table("ms", *CANDIDATES, *(f"{d} / f32" for d in (*HALF, "int8")), "int8: netc / ONNX Runtime")
         lost: list[list[str]] = []
-        for name in MODELS:
+        for name in options.only:
             times, differences = measured(name, options.threads, options.turns)
             print(row(name, *times), flush=True)
             lost.append([name, *differences])
