@@ -16,6 +16,7 @@ import pytest
 import safetensors.numpy
 import torch
 from netc.backends.relax import Artifact, compile
+from netc.backends.relax import threads as placing
 from netc.backends.relax.constants import mapped, save
 from netc.backends.relax.exchange import ALIGNMENT, address, aligned, kept, restored, viewed
 from netc.backends.relax.runtime import CODE, lacking, load_tvm
@@ -431,6 +432,14 @@ def test_pinned_threads_have_a_processor_each(parallel: Path):
         "print(all(c == own for t, c in tasks().items() if t not in before or t == os.getpid()))\n"
     )
     assert threads(parallel, code).split() == ["True", "True"]
+
+
+def test_threads_take_a_processor_of_each_core_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 5})
+    monkeypatch.setattr(placing, "_core", lambda p: str(p // 2))
+    assert placing._processors.__wrapped__() == [0, 2, 5, 1, 3]
+    monkeypatch.setattr(placing, "_core", str)
+    assert placing._processors.__wrapped__() == [0, 1, 2, 3, 5]
 
 
 def test_more_pinned_threads_than_processors_share_them(parallel: Path):

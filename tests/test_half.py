@@ -160,9 +160,8 @@ def test_numbers_that_do_not_follow_each_other(operator: str, view: str) -> None
         x, weight = b("reshape", x, size=(5, 8, 1, 1)), (16, 8, 1, 1)
     y = b(operator, x, b.parameter("w", weight, "uniform", -1.0, 1.0, dtype=DType.BF16), None)
     graph = b.done(y=y)
-    (found,), (wanted,) = (
-        executed(graph, drawn(graph), build(prepare(graph, {}), HERE)), exact(graph, drawn(graph))
-    )  # fmt: skip
+    built = build(prepare(graph, {}), HERE)
+    (found,), (wanted,) = executed(graph, drawn(graph), built), exact(graph, drawn(graph))
     assert np.abs(found - wanted).max() <= 2.0**-8 * np.abs(wanted).max()
 
 

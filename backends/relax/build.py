@@ -78,7 +78,7 @@ def compile(
     seed: int = 0,
     bind: Mapping[str, int] | None = None,
     reference: Reference | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = 0,
     spec_hash: str = "",
     passes: Sequence[Mapping[str, Any]] = (),
     groups: Sequence[Group] | None = None,
@@ -95,8 +95,8 @@ def compile(
     Raises:
         NetcError: where the target cannot be built for, the graph holds an operator without a rule, a symbol cannot
             be read from the inputs, the folder cannot be written or holds something else, or the difference to the
-            reference is above `tolerance`, relative to the largest element (`miscompiled`); above `ROUNDED` where the
-            model rounds to integers.
+            reference, relative to the largest element, is above `TOLERANCE`, or `ROUNDED` where the model rounds to
+            integers, and above `tolerance`, which is what passes may take (`miscompiled`).
     """
     processor = machine(target)
     prepared = prepare(graph, bind or {})
@@ -134,8 +134,8 @@ def compile(
         }
         _write_manifest(partial, manifest)
         if reference is not None and processor.native:
-            if any(isinstance(n.op, Quantize) for n in prepared.nodes.values()):
-                tolerance = max(tolerance, ROUNDED)
+            quantized = any(isinstance(n.op, Quantize) for n in prepared.nodes.values())
+            tolerance = max(tolerance, ROUNDED if quantized else TOLERANCE)
             difference = _measure(Artifact.load(partial), reference, prepared)
             manifest["difference"] = {**difference, "allowed": tolerance}
             _write_manifest(partial, manifest)

@@ -108,8 +108,9 @@ def _chosen(threads: int) -> list[int]:
 def _processors() -> list[int]:
     """The processors that this process may use, read before any thread of it is pinned: one of each core first."""
     own = sorted(os.sched_getaffinity(os.getpid()))
-    first = {_core(p): p for p in reversed(own)}
-    return sorted(own, key=lambda p: (first[_core(p)] != p, p))
+    cores = {p: _core(p) for p in own}
+    first = {cores[p]: p for p in reversed(own)}
+    return sorted(own, key=lambda p: (first[cores[p]] != p, p))
 
 
 def _core(processor: int) -> str:

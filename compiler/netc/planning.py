@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-TOLERANCE = 1e-3
-"""The largest relative difference to PyTorch of a model whose passes promise no larger one."""
-
 
 @app.command("plan")
 def show_plan(
@@ -304,8 +301,8 @@ def compile_plan(
 
 
 def tolerance(stages: Iterable[Stage]) -> float:
-    """How far a compiled model may be from its meaning: as far as passes say that they may take it."""
-    return max([TOLERANCE, *(stage.step.run.contract.tolerance or 0 for stage in stages)])
+    """How far passes say that they may take a model from its meaning."""
+    return max((stage.step.run.contract.tolerance or 0 for stage in stages), default=0)
 
 
 def blind(reference: Any, graph: Graph, allowed: float, fix: str | None, span: Span | None = None) -> list[Diagnostic]:
