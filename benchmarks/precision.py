@@ -70,7 +70,7 @@ CANDIDATES = {
 }
 
 PAIR = ("netc int8", "ONNX Runtime int8")
-"""Whose ratio is measured in turns of their own, four times as many: beside four others it varied by a factor of two."""
+"""Whose ratio is measured in turns of their own, four times as many: beside others it varied by a factor of two."""
 
 Run = Callable[[Any], Any]
 """Logits of a picture [1, 3, H, W]."""
